@@ -1,0 +1,161 @@
+"""Settings, the home folder, and the only place that reads the environment.
+
+Settings are frozen and refuse unknown keys: a typing mistake must not train another model. What changes
+the numbers (science) is hashed into a fingerprint; where and how it ran (machine) is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from slipstream.errors import ConfigError
+
+Progress = Callable[[int, int | None, str], None]
+"""Called as progress(done, total or None, note) by anything that may take over a second."""
+
+
+def silent(done: int, total: int | None, note: str) -> None:
+    """The progress that nobody watches."""
+
+
+class Settings(BaseModel):
+    """Base of every configuration: frozen, typed, closed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def fingerprint(self) -> str:
+        """12 hex digits that change when a setting changes."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def with_overrides(settings: S, overrides: Mapping[str, Any]) -> S:
+    """`settings` with some values replaced; keys may be dotted (`loss.temperature`)."""
+    values = settings.model_dump()
+    for key, value in overrides.items():
+        *path, last = key.split(".")
+        place = values
+        for step in path:
+            inner = place.get(step)
+            if not isinstance(inner, dict):
+                raise _unknown_key(settings, key)
+            place = inner
+        place[last] = value
+    try:
+        return type(settings).model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "settings"
+        raise ConfigError(
+            f"{type(settings).__name__}.{where}: {first['msg']}, got {first.get('input')!r}",
+            hint="known settings: " + ", ".join(type(settings).model_fields),
+        ) from error
+
+
+def _unknown_key(settings: Settings, key: str) -> ConfigError:
+    return ConfigError(
+        f"{type(settings).__name__} has no setting {key!r}",
+        hint="known settings: " + ", ".join(type(settings).model_fields),
+    )
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """`["a.b=3", "name=x"]` as a mapping; values are JSON where they parse as JSON, else strings."""
+    parsed: dict[str, Any] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"a setting must read key=value, got {text!r}", hint="for example --set epochs=20")
+        parsed[key.strip()] = _json_or_text(value.strip())
+    return parsed
+
+
+def _json_or_text(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        if value.startswith("[") and value.endswith("]"):
+            return [_json_or_text(part.strip()) for part in value[1:-1].split(",") if part.strip()]
+        return value
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder that holds everything of one deployment; it can be copied as a whole."""
+
+    root: Path
+
+    @property
+    def events(self) -> Path:
+        return self.root / "events.sqlite"
+
+    @property
+    def rejects(self) -> Path:
+        return self.root / "rejects"
+
+    @property
+    def catalogue(self) -> Path:
+        return self.root / "catalogue"
+
+    @property
+    def triples(self) -> Path:
+        return self.root / "triples"
+
+    @property
+    def snapshot(self) -> Path:
+        return self.root / "snapshot"
+
+    @property
+    def graph(self) -> Path:
+        return self.root / "graph"
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    @property
+    def reports(self) -> Path:
+        return self.root / "reports"
+
+    @property
+    def releases(self) -> Path:
+        return self.root / "releases"
+
+
+def home_folder(given: str | Path | None = None) -> Home:
+    """The home folder: the argument, else SLIPSTREAM_HOME, else ./slipstream-home."""
+    return Home(Path(given or os.environ.get("SLIPSTREAM_HOME") or "slipstream-home"))
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: SLIPSTREAM_CACHE, else XDG_CACHE_HOME/slipstream, else ~/.cache/slipstream."""
+    if own := os.environ.get("SLIPSTREAM_CACHE"):
+        return Path(own)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "slipstream"
+
+
+def thread_count() -> int:
+    """Threads for numeric work: SLIPSTREAM_THREADS, else the cores this process may use."""
+    given = os.environ.get("SLIPSTREAM_THREADS")
+    if not given:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    if not given.isdigit() or int(given) < 1:
+        raise ConfigError(f"SLIPSTREAM_THREADS must be a whole number from 1 up, got {given!r}")
+    return int(given)
+
+
+def secret(name: str) -> str | None:
+    """A secret from the environment; secrets come from nowhere else."""
+    return os.environ.get(name) or None

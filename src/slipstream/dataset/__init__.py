@@ -1,0 +1,1 @@
+"""What we knew at one moment: ids, interactions as memory-mapped columns, and the boards cut from them."""

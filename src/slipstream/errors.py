@@ -1,0 +1,92 @@
+"""Every error slipstream raises on purpose, in one tree.
+
+    SlipstreamError
+    ├── UsageError              the call is wrong (exit 2)
+    │   ├── ConfigError           a setting that does not exist or is out of bounds
+    │   └── UnknownName           a name nobody registered
+    ├── DataError               the data is wrong or not there (exit 3)
+    │   ├── BadInput              a file or row that cannot be read
+    │   ├── CorruptArtifact       a file that is not what was written
+    │   └── NotThere              a step that has not been done yet
+    └── Unavailable             not here, or not now (exit 4)
+        ├── MissingExtra          an optional dependency is not installed
+        └── Busy                  another process holds it
+
+A message names the thing, what it must be and what it is; `hint` is the way out. Anything else that
+escapes is our bug (exit 1).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SlipstreamError(Exception):
+    """Base of all. `code` is stable and machine-readable, `hint` says what to do next."""
+
+    code = "error"
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(SlipstreamError):
+    code = "usage"
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    code = "config"
+
+
+class UnknownName(UsageError):
+    """A name nobody registered: lists the known ones, the nearest first."""
+
+    code = "unknown-name"
+
+    def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
+        ranked = sorted(known, key=lambda k: (-difflib.SequenceMatcher(None, name, k).ratio(), k))
+        listed = ", ".join(ranked) if ranked else "none"
+        super().__init__(f"there is no {what} named {name!r}", hint=f"known: {listed}")
+
+
+class DataError(SlipstreamError):
+    code = "data"
+    exit_code = 3
+
+
+class BadInput(DataError):
+    code = "bad-input"
+
+
+class CorruptArtifact(DataError):
+    code = "corrupt"
+
+
+class NotThere(DataError):
+    code = "not-there"
+
+
+class Unavailable(SlipstreamError):
+    code = "unavailable"
+    exit_code = 4
+
+
+class MissingExtra(Unavailable):
+    """An optional dependency is missing; the hint is the command that installs it."""
+
+    code = "missing-extra"
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs {package}, which is not installed",
+            hint=f"pip install 'slipstream[{extra}]'",
+        )
+
+
+class Busy(Unavailable):
+    code = "busy"

@@ -1,0 +1,1 @@
+"""Run a released model without its training framework."""

@@ -1,0 +1,1 @@
+"""What guesses. Read `recommender.py` first."""

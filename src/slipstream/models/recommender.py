@@ -1,0 +1,143 @@
+"""The protocol of every model: fit, score, save, load.
+
+The promises (tests/models/test_contract.py runs them over every model of the registry): same seed, same
+scores; save and load change nothing; a batch equals one by one; unknown users and items give NaN, never an
+exception; the data is not modified; the held-out item is found on a world with a known answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slipstream.artifacts import Artifact, ArtifactWriter
+from slipstream.config import Progress, Settings, silent
+from slipstream.dataset.queries import Holdout, Queries
+from slipstream.dataset.snapshot import Snapshot
+from slipstream.features.items import ItemFeatures
+from slipstream.features.users import UserFeatures
+from slipstream.graph.knowledge_graph import LinkedGraph
+
+ScoreMatrix = NDArray[np.float32]
+"""[Q, I]; NaN where the model has nothing to say."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """All a model may see. `train` holds every item of the catalogue in its vocabulary, also unseen ones.
+
+    validation: queries whose histories are in `train`, with what happened next; for choosing, never in a loss.
+    """
+
+    train: Snapshot
+    validation: Holdout | None = None
+    item_features: ItemFeatures | None = None
+    user_features: UserFeatures | None = None
+    graph: LinkedGraph | None = None
+
+
+@dataclass(frozen=True)
+class FitContext:
+    """How a model is trained, apart from its settings: nothing here may change the science but the seed."""
+
+    seed: int = 0
+    threads: int = 1
+    progress: Progress = silent
+    checkpoint: str | None = None  # a folder for checkpoints of long trainings
+    device: str = "cpu"
+
+
+@dataclass
+class FitReport:
+    """What training tells about itself: kept in the artifact and shown in the report."""
+
+    curve: list[dict[str, float]] = field(default_factory=list)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+class Recommender(Protocol):
+    """A model. One class per file, `MODEL` at the file's end names it."""
+
+    settings_type: ClassVar[type[Settings]]
+    settings: Settings
+    report: FitReport
+
+    @classmethod
+    def preset(cls, data: TrainingData) -> Settings:
+        """The settings that the data's size selects by itself: what we ship."""
+        ...
+
+    @classmethod
+    def fit(cls, data: TrainingData, settings: Settings, context: FitContext) -> Self: ...
+
+    def score(self, queries: Queries) -> ScoreMatrix:
+        """Scores of all items for each query, [Q, I] float32, higher is better."""
+        ...
+
+    def save(self, writer: ArtifactWriter) -> None: ...
+
+    @classmethod
+    def load(cls, artifact: Artifact, settings: Settings) -> Self: ...
+
+
+@runtime_checkable
+class Embeds(Protocol):
+    """score(q)[i] = query_vectors(q) · item_vectors()[i] (+ item_bias()[i]): such a model can be indexed."""
+
+    def item_vectors(self) -> NDArray[np.float32]:
+        """[I, D]"""
+        ...
+
+    def query_vectors(self, queries: Queries) -> NDArray[np.float32]:
+        """[Q, D]"""
+        ...
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One edge of a path, in names of the graph: `user:…`, `item:…` or an entity."""
+
+    head: str
+    relation: str
+    tail: str
+    weight: float
+
+
+@dataclass(frozen=True)
+class PathReason:
+    """A path from the user to the item and its score s(p) = Π γ; share = s(p) / Σ over the item's paths."""
+
+    hops: tuple[Hop, ...]
+    score: float
+    share: float
+
+
+@runtime_checkable
+class ExplainsByPaths(Protocol):
+    """The best paths behind a score."""
+
+    def paths(self, query: Queries, item: int, limit: int) -> list[PathReason]:
+        """Of one query; in descending s(p), ties by number; deterministic. [] if no path reaches the item."""
+        ...
+
+
+@runtime_checkable
+class ExplainsByHistory(Protocol):
+    """Which items of the history carry the score."""
+
+    def contributions(self, query: Queries, items: NDArray[np.int32]) -> NDArray[np.float32]:
+        """[len(items), H]: the part of the score of each item that each history event carries."""
+        ...
+
+
+def unknown_item_nan(scores: ScoreMatrix, known: NDArray[np.bool_]) -> ScoreMatrix:
+    """`scores` with NaN in the columns of items the model has never met."""
+    scores[:, ~known] = np.nan
+    return scores
+
+
+Meta = Mapping[str, Any]

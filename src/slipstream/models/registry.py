@@ -1,0 +1,52 @@
+"""The file name is the name of the model; a model is imported only when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from types import ModuleType
+from typing import Any
+
+from slipstream.artifacts import Artifact, ArtifactWriter
+from slipstream.errors import UnknownName
+from slipstream.models import deep, kg, simple
+from slipstream.models.recommender import Recommender
+
+_FAMILIES: tuple[ModuleType, ...] = (simple, deep, kg)
+
+
+def model_names() -> list[str]:
+    """Every model, without importing any."""
+    found = [m.name for family in _FAMILIES for m in pkgutil.iter_modules(family.__path__)]
+    return sorted([*found, "fusion"])
+
+
+def model_type(name: str) -> type[Recommender]:
+    """The class of the model `name`. Raises UnknownName with the known ones."""
+    if name == "fusion":
+        return _model_of("slipstream.models.fusion")
+    for family in _FAMILIES:
+        if any(m.name == name for m in pkgutil.iter_modules(family.__path__)):
+            return _model_of(f"{family.__name__}.{name}")
+    raise UnknownName("model", name, model_names())
+
+
+def _model_of(module: str) -> type[Recommender]:
+    model: type[Recommender] = importlib.import_module(module).MODEL
+    return model
+
+
+def save_model(name: str, model: Recommender, writer: ArtifactWriter) -> None:
+    """Write the model, its settings and what training told into an artifact."""
+    writer.meta.update({"model": name, "fingerprint": model.settings.fingerprint()})
+    writer.json("settings", model.settings.model_dump(mode="json"))
+    writer.json("training", {"curve": model.report.curve, "notes": model.report.notes})
+    model.save(writer)
+
+
+def load_model(artifact: Artifact) -> tuple[str, Recommender]:
+    """The name and the model in an artifact written by `save_model`."""
+    name: str = artifact.meta["model"]
+    cls = model_type(name)
+    settings: Any = cls.settings_type.model_validate(artifact.json("settings"))
+    return name, cls.load(artifact, settings)

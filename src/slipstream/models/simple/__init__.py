@@ -1,0 +1,1 @@
+"""Models, one a file; the file name is the name in the registry."""
