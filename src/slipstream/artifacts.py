@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -175,6 +175,8 @@ def open_artifact(path: Path, kind: str, *, made_by: str = "") -> Artifact:
     if found != kind:
         raise CorruptArtifact(f"{path} is a {found}, not a {kind}")
     for name, entry in files.items():
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise CorruptArtifact(f"{path / MANIFEST} names a file outside the folder: {name}")
         _check(path / name, entry)
     return Artifact(path, kind, meta, files)
 

@@ -33,6 +33,19 @@ class SlipstreamError(Exception):
         self.message = message
         self.hint = hint
 
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Errors cross process borders; subclasses have constructors of their own.
+        return _rebuild, (type(self), self.message, self.hint)
+
+
+def _rebuild(kind: type[SlipstreamError], message: str, hint: str) -> SlipstreamError:
+    error = kind.__new__(kind)
+    SlipstreamError.__init__(error, message, hint=hint)
+    return error
+
 
 class UsageError(SlipstreamError):
     code = "usage"

@@ -23,6 +23,9 @@ ItemNumber = NewType("ItemNumber", int)
 
 UNKNOWN = -1
 
+COLUMNAR_FROM = 4096
+"""From this many ids on, a columnar lookup beats a Python dict even when its table must be built first."""
+
 
 class Vocabulary:
     """A fixed, numbered set of distinct strings. Immutable."""
@@ -32,12 +35,14 @@ class Vocabulary:
         self._text = text
 
     @classmethod
-    def of(cls, ids: Iterable[str]) -> Vocabulary:
+    def of(cls, ids: Iterable[str] | pl.Series) -> Vocabulary:
         """Numbered in the order given; the caller guarantees that they are distinct."""
-        encoded = [i.encode() for i in ids]
-        offsets = np.zeros(len(encoded) + 1, np.int64)
-        np.cumsum([len(e) for e in encoded], out=offsets[1:])
-        return cls(offsets, np.frombuffer(b"".join(encoded), np.uint8))
+        series = ids if isinstance(ids, pl.Series) else pl.Series("id", list(ids), pl.String)
+        series = series.cast(pl.String)
+        offsets = np.zeros(len(series) + 1, np.int64)
+        np.cumsum(series.str.len_bytes().to_numpy(), out=offsets[1:])
+        text = "".join(series) if len(series) < COLUMNAR_FROM else str(series.str.join("")[0])
+        return cls(offsets, np.frombuffer(text.encode(), np.uint8))
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -54,12 +59,21 @@ class Vocabulary:
     def _numbers(self) -> dict[str, int]:
         return {text: number for number, text in enumerate(self.to_list())}
 
+    @cached_property
+    def _categories(self) -> pl.Enum:
+        """The ids as a Polars type whose physical code is the number: looks up millions without Python objects."""
+        return pl.Enum(self.series())
+
     def number(self, text: str) -> int:
         """The number of one id, or UNKNOWN (-1)."""
         return self._numbers.get(text, UNKNOWN)
 
     def numbers(self, texts: Sequence[str] | pl.Series) -> NDArray[np.int32]:
         """The numbers of many ids, UNKNOWN (-1) where there is none. O(len(texts))."""
+        if len(texts) >= COLUMNAR_FROM:
+            series = texts if isinstance(texts, pl.Series) else pl.Series("id", texts, pl.String)
+            codes = series.cast(self._categories, strict=False).to_physical().cast(pl.Int32)
+            return codes.fill_null(UNKNOWN).to_numpy()
         get = self._numbers.get
         return np.fromiter((get(t, UNKNOWN) for t in texts), np.int32, len(texts))
 
@@ -67,8 +81,14 @@ class Vocabulary:
         return [self[int(n)] for n in numbers]
 
     def to_list(self) -> list[str]:
-        blob, offsets = bytes(self._text), self._offsets.tolist()
-        return [blob[a:b].decode() for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+        """All ids in the order of their numbers. One decoding of the whole text, then slices of it."""
+        whole = bytes(self._text).decode()
+        offsets = self._offsets
+        if len(whole) != len(self._text):  # some characters take several bytes: count characters, not bytes
+            starts = (self._text & 0xC0) != 0x80  # True at the first byte of each character
+            offsets = np.concatenate([[0], np.cumsum(starts)])[offsets]
+        ends = offsets.tolist()
+        return [whole[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
 
     def series(self, name: str = "id") -> pl.Series:
         return pl.Series(name, self.to_list(), pl.String)

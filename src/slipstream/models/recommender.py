@@ -60,7 +60,11 @@ class FitReport:
 
 
 class Recommender(Protocol):
-    """A model. One class per file, `MODEL` at the file's end names it."""
+    """A model. One class per file, `MODEL` at the file's end names it.
+
+    A setting of None means "choose on validation"; the fitted model's `settings` hold what was chosen, so
+    fitting again with them chooses nothing. A closed-form or count model says `refits = True` (see `refits`).
+    """
 
     settings_type: ClassVar[type[Settings]]
     settings: Settings
@@ -82,6 +86,14 @@ class Recommender(Protocol):
 
     @classmethod
     def load(cls, artifact: Artifact, settings: Settings) -> Self: ...
+
+
+def refits(model: type[Recommender] | Recommender) -> bool:
+    """May this model be fitted again on train + validation with its chosen settings (closed form, counts)?
+
+    Models that stop early on validation may not: they would have nothing left to stop by.
+    """
+    return bool(getattr(model, "refits", False))
 
 
 @runtime_checkable

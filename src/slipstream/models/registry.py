@@ -10,15 +10,14 @@ from typing import Any
 from slipstream.artifacts import Artifact, ArtifactWriter
 from slipstream.errors import UnknownName
 from slipstream.models import deep, kg, simple
-from slipstream.models.recommender import Recommender
+from slipstream.models.recommender import FitReport, Recommender
 
 _FAMILIES: tuple[ModuleType, ...] = (simple, deep, kg)
 
 
 def model_names() -> list[str]:
     """Every model, without importing any."""
-    found = [m.name for family in _FAMILIES for m in pkgutil.iter_modules(family.__path__)]
-    return sorted([*found, "fusion"])
+    return sorted([name for family in _FAMILIES for name in _files(family)] + ["fusion"])
 
 
 def model_type(name: str) -> type[Recommender]:
@@ -26,9 +25,14 @@ def model_type(name: str) -> type[Recommender]:
     if name == "fusion":
         return _model_of("slipstream.models.fusion")
     for family in _FAMILIES:
-        if any(m.name == name for m in pkgutil.iter_modules(family.__path__)):
+        if name in _files(family):
             return _model_of(f"{family.__name__}.{name}")
     raise UnknownName("model", name, model_names())
+
+
+def _files(family: ModuleType) -> list[str]:
+    """The public modules of a family; a file that starts with `_` is a part of a model, not a model."""
+    return [m.name for m in pkgutil.iter_modules(family.__path__) if not m.name.startswith("_")]
 
 
 def _model_of(module: str) -> type[Recommender]:
@@ -49,4 +53,6 @@ def load_model(artifact: Artifact) -> tuple[str, Recommender]:
     name: str = artifact.meta["model"]
     cls = model_type(name)
     settings: Any = cls.settings_type.model_validate(artifact.json("settings"))
-    return name, cls.load(artifact, settings)
+    model = cls.load(artifact, settings)
+    model.report = FitReport(**artifact.json("training"))
+    return name, model

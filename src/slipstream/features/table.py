@@ -1,0 +1,145 @@
+"""A table of attributes as one sparse matrix, with a report of what became of each column.
+
+Used for items and for users: the two differ only in whose rows they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from slipstream.config import Settings
+from slipstream.dataset.vocabulary import Vocabulary
+from slipstream.features.text import words
+
+
+class FeatureSettings(Settings):
+    """What becomes a feature. The defaults are what we ship."""
+
+    minimum_rows: int = 2  # a value that only one row has cannot carry anything over to another
+    most_features: int = 50_000  # the most frequent are kept
+    buckets: int = 5  # quantile buckets of a number
+    words_in_text: bool = True
+
+
+@dataclass(frozen=True)
+class ColumnReport:
+    """What became of one column."""
+
+    column: str
+    treatment: str  # "categories" | "words" | "buckets" | "left out"
+    features: int
+    coverage: float  # share of rows with at least one feature of this column
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """matrix: [N, F] float32, rows of unit length (or empty), columns weighted by rarity."""
+
+    matrix: sp.csr_matrix
+    names: tuple[str, ...]  # F names, `column=value`
+    columns: tuple[ColumnReport, ...]
+
+
+def feature_table(
+    frame: pl.DataFrame, id_column: str, ids: Vocabulary, settings: FeatureSettings | None = None
+) -> FeatureTable:
+    """The features of every id of `ids`; rows of other ids are ignored, ids without a row are empty.
+
+    Treatment by what the column holds: lists and short repeated strings are categories, numbers are cut at
+    quantiles, other text gives words. Weight of a feature: log(1 + N / rows that have it) (inverse document
+    frequency, Spärck Jones 1972); rows are then scaled to unit length. Cost O(cells).
+    """
+    settings = settings or FeatureSettings()
+    known = frame.filter(pl.col(id_column).is_not_null()).unique(id_column, keep="last", maintain_order=True)
+    rows = ids.numbers(known[id_column])
+    known, rows = known.filter(pl.Series(rows >= 0)), rows[rows >= 0]
+    parts: list[tuple[NDArray[np.int32], list[str]]] = []
+    reports: list[ColumnReport] = []
+    for column in known.columns:
+        if column == id_column:
+            continue
+        treatment, places, values = _column(known[column], settings)
+        names, kept = _frequent(values, places, settings.minimum_rows)
+        parts.append((rows[kept], names))
+        coverage = len(np.unique(kept)) / max(1, known.height)
+        label = treatment if len(names) else "left out"
+        reports.append(ColumnReport(column, label, len(set(names)), coverage))
+    return _assemble(parts, len(ids), settings.most_features, tuple(reports))
+
+
+def _column(series: pl.Series, settings: FeatureSettings) -> tuple[str, NDArray[np.int64], list[str]]:
+    """(treatment, row of each value, `column=value` of each value)."""
+    name = series.name
+    if isinstance(series.dtype, pl.List):
+        pairs = [
+            (r, str(v)) for r, values in enumerate(series) for v in (values if values is not None else ())
+        ]
+        return "categories", _places(pairs), [f"{name}={v}" for _, v in pairs]
+    if series.dtype.is_numeric():
+        return _numbers(series, settings)
+    texts = series.cast(pl.String)
+    distinct, filled = texts.n_unique(), max(1, texts.len() - texts.null_count())
+    pairs = [(r, t) for r, t in enumerate(texts) if t]
+    if distinct <= 0.7 * filled or not settings.words_in_text:
+        return "categories", _places(pairs), [f"{name}={t}" for _, t in pairs]
+    split = [(r, w) for r, t in pairs for w in dict.fromkeys(words(t))]
+    return "words", _places(split), [f"{name}~{w}" for _, w in split]
+
+
+def _numbers(series: pl.Series, settings: FeatureSettings) -> tuple[str, NDArray[np.int64], list[str]]:
+    name, values = series.name, series.cast(pl.Float64).to_numpy()
+    filled = np.flatnonzero(np.isfinite(values))
+    if len(np.unique(values[filled])) <= 2 * settings.buckets:
+        return "categories", filled, [f"{name}={values[r]:g}" for r in filled]
+    edges = np.unique(np.quantile(values[filled], np.linspace(0, 1, settings.buckets + 1)[1:-1]))
+    bucket = np.searchsorted(edges, values[filled], side="right")
+    bounds = [f"< {edges[0]:g}", *(f">= {e:g}" for e in edges)]
+    return "buckets", filled, [f"{name}={bounds[b]}" for b in bucket]
+
+
+def _places(pairs: Sequence[tuple[int, str]]) -> NDArray[np.int64]:
+    return np.fromiter((r for r, _ in pairs), np.int64, len(pairs))
+
+
+def _frequent(
+    values: list[str], places: NDArray[np.int64], minimum: int
+) -> tuple[list[str], NDArray[np.int64]]:
+    if not values:
+        return [], places
+    cells = pl.DataFrame({"value": values, "place": places}).unique(maintain_order=True)
+    kept = cells.filter(pl.len().over("value") >= minimum)
+    return kept["value"].to_list(), kept["place"].to_numpy()
+
+
+def _assemble(
+    parts: list[tuple[NDArray[np.int32], list[str]]],
+    height: int,
+    most: int,
+    reports: tuple[ColumnReport, ...],
+) -> FeatureTable:
+    names = [n for _, values in parts for n in values]
+    rows = np.concatenate([r for r, _ in parts]) if parts else np.zeros(0, np.int32)
+    counts = pl.Series("name", names, pl.String).value_counts(sort=True)
+    top = counts.sort(["count", "name"], descending=[True, False]).head(most)["name"].sort().to_list()
+    vocabulary = Vocabulary.of(top)
+    columns = vocabulary.numbers(names)
+    rows, columns = rows[columns >= 0], columns[columns >= 0]
+    cells = (np.ones(len(rows), np.float32), (rows, columns))
+    matrix = sp.csr_matrix(cells, shape=(height, len(top)), dtype=np.float32)
+    matrix.sum_duplicates()
+    matrix.data[:] = 1.0
+    return FeatureTable(_weighted(matrix), tuple(top), reports)
+
+
+def _weighted(matrix: sp.csr_matrix) -> sp.csr_matrix:
+    frequency = np.maximum(np.asarray(matrix.sum(axis=0)).ravel(), 1.0)
+    weighted = sp.csr_matrix(matrix @ sp.diags(np.log1p(matrix.shape[0] / frequency).astype(np.float32)))
+    length = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).ravel())
+    scale = np.divide(1.0, length, out=np.zeros_like(length), where=length > 0)
+    return sp.csr_matrix(sp.diags(scale.astype(np.float32)) @ weighted, dtype=np.float32)

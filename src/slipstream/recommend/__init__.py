@@ -1,0 +1,1 @@
+"""A guess becomes an answer: rules, ranking, reasons, and the release that is served."""

@@ -1,0 +1,1 @@
+"""How the world asks: the HTTP contract over one home folder. No training framework in this process."""
