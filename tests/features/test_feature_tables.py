@@ -30,7 +30,7 @@ def test_each_column_is_treated_by_what_it_holds() -> None:
     features = item_features(FILMS, ITEMS)
     assert features is not None
     treatment = {c.column: c.treatment for c in features.columns}
-    assert treatment == {"title": "words", "genre": "categories", "country": "categories", "year": "left out"}
+    assert treatment == {"title": "words", "genre": "list", "country": "categories", "year": "left out"}
     assert set(features.names) == {
         "title~red",
         "title~planet",

@@ -34,7 +34,9 @@ def test_what_was_written_comes_back(tmp_path: Path) -> None:
     assert artifact.json("about") == {"value": 3}
     part = artifact.part("inner")
     assert (part.kind, part.meta, part.array("more").sum()) == ("example-part", {"deep": True}, 3.0)
-    assert artifact.size() == sum(f.stat().st_size for f in (tmp_path / "a").rglob("*") if f.name != MANIFEST and f.is_file())
+    assert artifact.size() == sum(
+        f.stat().st_size for f in (tmp_path / "a").rglob("*") if f.name != MANIFEST and f.is_file()
+    )
 
 
 def test_arrays_are_read_only(tmp_path: Path) -> None:
@@ -126,7 +128,9 @@ def test_a_killed_writer_leaves_the_old_artifact_or_the_new_one(tmp_path: Path) 
         """
     )
     for pause in (0.0, 0.013, 0.041):
-        process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "a")], stdout=subprocess.PIPE)
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path / "a")], stdout=subprocess.PIPE
+        )
         assert process.stdout is not None
         for _ in range(3):
             process.stdout.readline()

@@ -1,6 +1,6 @@
-"""Reads a folder of data in the public form: `interactions.parquet` and, where there are, catalogue and graph.
+"""Reads a folder of data in the public form: interactions and, where there are, catalogue and graph.
 
-    interactions.parquet    user_id, item_id; optional rating | weight, timestamp (unix seconds), seq, split, kind
+    interactions.parquet    user_id, item_id; optional rating | weight, timestamp (unix s), seq, split, kind
     items.parquet           item_id and what is known of an item
     users.parquet           user_id and what is known of a user
     kg.parquet              head, relation, tail
@@ -64,7 +64,9 @@ def read_folder(path: str | Path, *, graph: str = "") -> DataFolder:
     kept = rows.filter(pl.col("user_id").is_not_null() & pl.col("item_id").is_not_null())
     kg = _read(folder / f"kg{suffix}.parquet", ("head", "relation", "tail"))
     if graph and kg is None:
-        raise NotThere(f"{folder} has no kg{suffix}.parquet", hint="leave the graph's name out for kg.parquet")
+        raise NotThere(
+            f"{folder} has no kg{suffix}.parquet", hint="leave the graph's name out for kg.parquet"
+        )
     return DataFolder(
         path=folder,
         interactions=_interactions(kept, folder),
@@ -113,7 +115,7 @@ def _interactions(rows: pl.DataFrame, folder: Path) -> pl.DataFrame:
 def _value(rows: pl.DataFrame) -> pl.Expr:
     source = next((name for name in ("rating", "weight") if name in rows.columns), None)
     if source is None:
-        return pl.lit(1.0, pl.Float32).repeat_by(1).explode() if rows.height == 0 else pl.lit(1.0, pl.Float32)
+        return pl.lit(1.0, pl.Float32)
     return pl.col(source).cast(pl.Float32).fill_nan(None).fill_null(1.0)
 
 
@@ -124,7 +126,7 @@ def _time_us(rows: pl.DataFrame, file: Path) -> pl.Expr:
     if kind.is_integer():
         micros = time.cast(pl.Int64) * MICROSECONDS
     elif kind.is_float():
-        micros = (time * MICROSECONDS).round().cast(pl.Int64)
+        micros = (time * MICROSECONDS).round().cast(pl.Int64, strict=False)  # NaN becomes missing
     elif isinstance(kind, pl.Datetime | pl.Date):
         micros = time.cast(pl.Datetime("us")).dt.epoch("us")
     else:

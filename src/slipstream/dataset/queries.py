@@ -57,7 +57,7 @@ class Queries:
 def queries_of(
     snapshot: Snapshot, users: NDArray[np.integer], *, now_us: NDArray[np.int64] | None = None
 ) -> Queries:
-    """One query per given user, with the whole history that the snapshot holds. UNKNOWN gives an empty one."""
+    """One query per given user, with the whole history that the snapshot holds; UNKNOWN has an empty one."""
     known = users >= 0
     starts = np.where(known, snapshot.offsets[:-1][np.where(known, users, 0)], 0)
     lengths = np.where(known, np.diff(snapshot.offsets)[np.where(known, users, 0)], 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, NewType
 
 import numpy as np
@@ -61,7 +62,7 @@ class Vocabulary:
 
     @cached_property
     def _categories(self) -> pl.Enum:
-        """The ids as a Polars type whose physical code is the number: looks up millions without Python objects."""
+        """The ids as a Polars type whose physical code is the number: a lookup without Python objects."""
         return pl.Enum(self.series())
 
     def number(self, text: str) -> int:
@@ -88,7 +89,7 @@ class Vocabulary:
             starts = (self._text & 0xC0) != 0x80  # True at the first byte of each character
             offsets = np.concatenate([[0], np.cumsum(starts)])[offsets]
         ends = offsets.tolist()
-        return [whole[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        return [whole[a:b] for a, b in pairwise(ends)]
 
     def series(self, name: str = "id") -> pl.Series:
         return pl.Series(name, self.to_list(), pl.String)

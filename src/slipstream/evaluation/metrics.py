@@ -89,9 +89,9 @@ def hit_rate(hits: Hits, k: int) -> Values:
 
 
 def ndcg(hits: Hits, k: int) -> Values:
-    """NDCG@k = Σ_r h(r) / log2(r + 1) ÷ Σ_{r ≤ min(k, n)} 1 / log2(r + 1): binary gain, ideal over the targets.
+    """NDCG@k = Σ_r h(r) / log2(r + 1) ÷ Σ_{r ≤ min(k, n)} 1 / log2(r + 1): binary gain.
 
-    Järvelin and Kekäläinen 2002 with base 2 and gain 0 or 1.
+    The ideal is over the targets. Järvelin and Kekäläinen 2002 with base 2 and gain 0 or 1.
     """
     gained = hits.cut(k) @ _discounts(min(k, hits.hit.shape[1]))
     return _of_those_with_targets(gained / np.maximum(_ideal(hits.wanted, k), 1.0), hits)
@@ -151,7 +151,7 @@ def mean(values: Values) -> float:
 
 
 def coverage(items: ItemLists, k: int, item_count: int) -> float:
-    """Coverage@k: distinct items in all first k places ÷ items that could have been there. 0 without items."""
+    """Coverage@k: distinct items in all first k places ÷ items that could be there; 0 without items."""
     shown = items[:, :k]
     return len(np.unique(shown[shown >= 0])) / item_count if item_count else 0.0
 

@@ -5,7 +5,6 @@ Used for items and for users: the two differ only in whose rows they are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +15,8 @@ from numpy.typing import NDArray
 from slipstream.config import Settings
 from slipstream.dataset.vocabulary import Vocabulary
 from slipstream.features.text import words
+from slipstream.graph.columns import ColumnRule, column_values
+from slipstream.graph.construction import LABEL_COLUMNS
 
 
 class FeatureSettings(Settings):
@@ -32,7 +33,7 @@ class ColumnReport:
     """What became of one column."""
 
     column: str
-    treatment: str  # "categories" | "words" | "buckets" | "left out"
+    treatment: str  # of graph/columns.py, or "words"
     features: int
     coverage: float  # share of rows with at least one feature of this column
 
@@ -51,8 +52,8 @@ def feature_table(
 ) -> FeatureTable:
     """The features of every id of `ids`; rows of other ids are ignored, ids without a row are empty.
 
-    Treatment by what the column holds: lists and short repeated strings are categories, numbers are cut at
-    quantiles, other text gives words. Weight of a feature: log(1 + N / rows that have it) (inverse document
+    What a column holds is decided as for the graph (graph/columns.py): lists are split, years become decades,
+    numbers are cut at quantiles; titles and free text, which the graph leaves alone, give words. Weight of a feature: log(1 + N / rows that have it) (inverse document
     frequency, Spärck Jones 1972); rows are then scaled to unit length. Cost O(cells).
     """
     settings = settings or FeatureSettings()
@@ -73,42 +74,24 @@ def feature_table(
     return _assemble(parts, len(ids), settings.most_features, tuple(reports))
 
 
-def _column(series: pl.Series, settings: FeatureSettings) -> tuple[str, NDArray[np.int64], list[str]]:
-    """(treatment, row of each value, `column=value` of each value)."""
-    name = series.name
-    if isinstance(series.dtype, pl.List):
-        pairs = [
-            (r, str(v)) for r, values in enumerate(series) for v in (values if values is not None else ())
-        ]
-        return "categories", _places(pairs), [f"{name}={v}" for _, v in pairs]
-    if series.dtype.is_numeric():
-        return _numbers(series, settings)
-    texts = series.cast(pl.String)
-    distinct, filled = texts.n_unique(), max(1, texts.len() - texts.null_count())
-    pairs = [(r, t) for r, t in enumerate(texts) if t]
-    if distinct <= 0.7 * filled or not settings.words_in_text:
-        return "categories", _places(pairs), [f"{name}={t}" for _, t in pairs]
-    split = [(r, w) for r, t in pairs for w in dict.fromkeys(words(t))]
-    return "words", _places(split), [f"{name}~{w}" for _, w in split]
-
-
-def _numbers(series: pl.Series, settings: FeatureSettings) -> tuple[str, NDArray[np.int64], list[str]]:
-    name, values = series.name, series.cast(pl.Float64).to_numpy()
-    filled = np.flatnonzero(np.isfinite(values))
-    if len(np.unique(values[filled])) <= 2 * settings.buckets:
-        return "categories", filled, [f"{name}={values[r]:g}" for r in filled]
-    edges = np.unique(np.quantile(values[filled], np.linspace(0, 1, settings.buckets + 1)[1:-1]))
-    bucket = np.searchsorted(edges, values[filled], side="right")
-    bounds = [f"< {edges[0]:g}", *(f">= {e:g}" for e in edges)]
-    return "buckets", filled, [f"{name}={bounds[b]}" for b in bucket]
-
-
-def _places(pairs: Sequence[tuple[int, str]]) -> NDArray[np.int64]:
-    return np.fromiter((r for r, _ in pairs), np.int64, len(pairs))
+def _column(series: pl.Series, settings: FeatureSettings) -> tuple[str, NDArray[np.int32], list[str]]:
+    """(treatment, row of each value, `column=value` of each value; `column~word` for words)."""
+    is_text = series.dtype == pl.String
+    label = is_text and series.name in LABEL_COLUMNS
+    values = column_values(
+        series, ColumnRule(treat="left out") if label else ColumnRule(buckets=settings.buckets)
+    )
+    free_text = label or (is_text and values.report.treatment == "left out" and "text" in values.report.why)
+    if free_text and settings.words_in_text:
+        pairs = [(r, w) for r, t in enumerate(series) if t for w in dict.fromkeys(words(t))]
+        rows = np.fromiter((r for r, _ in pairs), np.int32, len(pairs))
+        return "words", rows, [f"{series.name}~{w}" for _, w in pairs]
+    cells = values.cells
+    return values.report.treatment, cells["row"].to_numpy(), [f"{series.name}={v}" for v in cells["value"]]
 
 
 def _frequent(
-    values: list[str], places: NDArray[np.int64], minimum: int
+    values: list[str], places: NDArray[np.int32], minimum: int
 ) -> tuple[list[str], NDArray[np.int64]]:
     if not values:
         return [], places

@@ -6,7 +6,33 @@ import re
 import unicodedata
 
 _WORD = re.compile(r"[^\W_]+", re.UNICODE)
-_STOP = frozenset(["a", "an", "and", "at", "by", "das", "de", "der", "die", "el", "for", "from", "in", "la", "le", "les", "of", "on", "or", "the", "to", "und", "with"])
+_STOP = frozenset(
+    [
+        "a",
+        "an",
+        "and",
+        "at",
+        "by",
+        "das",
+        "de",
+        "der",
+        "die",
+        "el",
+        "for",
+        "from",
+        "in",
+        "la",
+        "le",
+        "les",
+        "of",
+        "on",
+        "or",
+        "the",
+        "to",
+        "und",
+        "with",
+    ]
+)
 _MOST_WORDS = 64
 
 

@@ -20,7 +20,7 @@ from slipstream.dataset.queries import Holdout, Queries
 from slipstream.dataset.snapshot import Snapshot
 from slipstream.features.items import ItemFeatures
 from slipstream.features.users import UserFeatures
-from slipstream.graph.knowledge_graph import LinkedGraph
+from slipstream.graph.linked_graph import LinkedGraph
 
 ScoreMatrix = NDArray[np.float32]
 """[Q, I]; NaN where the model has nothing to say."""

@@ -1,13 +1,14 @@
-"""Titles and attribute values of the items of a release, as memory-mapped arrays: what filters and words read.
+"""Titles and attribute values of a release's items, as memory-mapped arrays: what filters and words read.
 
-An attribute value is text: lists give one value per entry, text is split at `|`, numbers and booleans are
-written as JSON writes them. Knows dense item numbers only; items added later are in newcomers.py.
+An attribute value is text: lists give one value per entry, text is split where the column is a list in text
+(`Drama|War`), numbers and booleans are written as JSON writes them. Knows dense item numbers only; items
+added later are in newcomers.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from slipstream.artifacts import Artifact, ArtifactWriter
 from slipstream.dataset.vocabulary import Vocabulary
+from slipstream.graph.columns import find_separator
 
 LONGEST_VALUE = 120
 """Longer text is prose, not a value that two items share; it stays out of the release."""
@@ -25,7 +27,7 @@ TITLE_COLUMNS = ("title", "name", "label")
 _SEPARATOR = "\x1f"
 
 
-def value_texts(value: Any) -> tuple[str, ...]:
+def value_texts(value: Any, separator: str | None = None) -> tuple[str, ...]:
     """The attribute values in one cell: distinct, in order. None, NaN, prose and nested objects give none."""
     if value is None or isinstance(value, Mapping):
         return ()
@@ -35,7 +37,7 @@ def value_texts(value: Any) -> tuple[str, ...]:
         return ("true" if value else "false",)
     if isinstance(value, float):
         return (f"{value:g}",) if np.isfinite(value) else ()
-    parts = (part.strip() for part in str(value).split("|"))
+    parts = (part.strip() for part in (str(value).split(separator) if separator else [str(value)]))
     return tuple(dict.fromkeys(part for part in parts if part and len(part) <= LONGEST_VALUE))
 
 
@@ -55,22 +57,24 @@ class Catalogue:
     values: Vocabulary  # V
     offsets: NDArray[np.int64]  # [I + 1]
     value: NDArray[np.int32]  # [cells]
+    separators: Mapping[str, str] = field(default_factory=dict)  # of the columns that are lists in text
 
     @classmethod
     def of(cls, items: Vocabulary, frame: pl.DataFrame | None, id_column: str = "item_id") -> Catalogue:
         """From a frame with one row per item (the last row of an id counts). O(cells)."""
         titles = [""] * len(items)
         cells: list[tuple[str, ...]] = [()] * len(items)
+        separators = {} if frame is None else _separators(frame, id_column)
         for row in frame.iter_rows(named=True) if frame is not None else ():
             number = items.number(str(row[id_column]))
             if number >= 0:
                 titles[number] = title_of(row) or ""
-                cells[number] = tuple(_tokens(row, id_column))
+                cells[number] = tuple(_tokens(row, separators, id_column))
         values = Vocabulary.of(sorted({token for tokens in cells for token in tokens}))
         offsets = np.zeros(len(items) + 1, np.int64)
         np.cumsum([len(tokens) for tokens in cells], out=offsets[1:])
         flat = [token for tokens in cells for token in tokens]
-        return cls(Vocabulary.of(titles), values, offsets, values.numbers(flat))
+        return cls(Vocabulary.of(titles), values, offsets, values.numbers(flat), separators)
 
     def __len__(self) -> int:
         return len(self.titles)
@@ -135,6 +139,7 @@ class Catalogue:
         self.values.write(writer, "values")
         writer.array("offsets", self.offsets)
         writer.array("value", self.value)
+        writer.json("separators", dict(self.separators))
 
     @classmethod
     def read(cls, artifact: Artifact) -> Catalogue:
@@ -143,19 +148,38 @@ class Catalogue:
             values=Vocabulary.read(artifact, "values"),
             offsets=artifact.array("offsets"),
             value=artifact.array("value"),
+            separators=artifact.json("separators"),
         )
 
 
-def attributes_of(row: Mapping[str, Any], id_column: str = "item_id") -> dict[str, tuple[str, ...]]:
+def attributes_of(
+    row: Mapping[str, Any], separators: Mapping[str, str], id_column: str = "item_id"
+) -> dict[str, tuple[str, ...]]:
     """{column: values} of a row, without its id and title."""
     skipped = {id_column, *TITLE_COLUMNS}
-    found = {column: value_texts(cell) for column, cell in row.items() if column not in skipped}
+    found = {
+        column: value_texts(cell, separators.get(column))
+        for column, cell in row.items()
+        if column not in skipped
+    }
     return {column: texts for column, texts in found.items() if texts}
 
 
-def _tokens(row: Mapping[str, Any], id_column: str) -> list[str]:
+def _tokens(row: Mapping[str, Any], separators: Mapping[str, str], id_column: str) -> list[str]:
     return [
         f"{column}{_SEPARATOR}{text}"
-        for column, texts in attributes_of(row, id_column).items()
+        for column, texts in attributes_of(row, separators, id_column).items()
         for text in texts
     ]
+
+
+def _separators(frame: pl.DataFrame, id_column: str) -> dict[str, str]:
+    """Where the texts of a column are lists: the same decision as the graph's."""
+    found = {}
+    for series in frame:
+        if series.dtype != pl.String or series.name in (id_column, *TITLE_COLUMNS):
+            continue
+        filled = series.filter(series.is_not_null() & (series != ""))
+        if len(filled) and (separator := find_separator(filled)):
+            found[series.name] = separator
+    return found

@@ -1,7 +1,8 @@
 """Items added after the release was made: kept in the home, recommendable at once.
 
-`AddedItems` is the log on disk (`catalogue/added.jsonl`, one JSON row per line, the last row of an id counts);
-the next `prepare` reads it as part of the catalogue. `Shelf` is a release's catalogue with the log laid over.
+`AddedItems` is the log on disk (`catalogue/added.jsonl`, one JSON row per line, the last row of an id
+counts); the next `prepare` reads it as part of the catalogue. `Shelf` is a release's catalogue with the log
+laid over.
 
 A new item has no score of its own yet, so it borrows one: the mean of the model's scores of its catalogue
 neighbours, weighted by shared attributes, drawn towards the catalogue's mean by `PRIOR`:
@@ -14,11 +15,14 @@ what the number says.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +40,7 @@ MOST_NEW_ITEMS = 10_000
 
 
 class AddedItems:
-    """The log of added rows. Safe with several processes: appends are locked, readers follow the file's end."""
+    """The log of added rows. Safe with several processes: appends are locked, readers follow the end."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / ADDED_FILE
@@ -54,7 +58,8 @@ class AddedItems:
                 _write_all(handle, b"\n" + text if torn else text)
                 os.fsync(handle)
             except OSError:
-                os.ftruncate(handle, end)
+                with contextlib.suppress(OSError):  # the first error is the one to tell
+                    os.ftruncate(handle, end)
                 raise
         finally:
             os.close(handle)
@@ -66,7 +71,7 @@ class AddedItems:
             return 0
 
     def read(self, start: int = 0) -> tuple[list[dict[str, Any]], int]:
-        """Rows from byte `start` on, and where to go on. Half a line at the end is left for later or for ever."""
+        """Rows from byte `start` on, and where to go on. Half a line at the end is left for later."""
         try:
             with self.path.open("rb") as stream:
                 stream.seek(start)
@@ -144,6 +149,12 @@ class Shelf:
             return self.newcomers[number - known].title
         return self.titles.get(number) or self.catalogue.titles[number] or self.items[number]
 
+    @cached_property
+    def columns(self) -> frozenset[str]:
+        """Every attribute that some item has."""
+        later = [new.attributes for new in self.newcomers] + list(self.changed.values())
+        return self.catalogue.columns.union(*later)
+
     def attributes(self, number: int) -> dict[str, tuple[str, ...]]:
         known = len(self.items)
         if number >= known:
@@ -193,7 +204,7 @@ class Shelf:
         for row in rows:
             number = self.items.number(row["item_id"])
             if number >= 0:
-                changed[number] = {**changed.get(number, {}), **_columns_of(row)}
+                changed[number] = {**changed.get(number, {}), **self._columns_of(row)}
                 if title := title_of(row):
                     titles[number] = title
             else:
@@ -203,27 +214,24 @@ class Shelf:
         places = {new.item_id: len(self.items) + place for place, new in enumerate(latest)}
         return replace(self, newcomers=latest, changed=changed, titles=titles, places=places)
 
+    def _columns_of(self, row: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+        """The attributes of a row; a column given empty is kept empty, so that a value can be taken away."""
+        emptied: dict[str, tuple[str, ...]] = {column: () for column in row if column != "item_id"}
+        return {**emptied, **attributes_of(row, self.catalogue.separators)}
+
     def _newcomer(self, row: Mapping[str, Any]) -> Newcomer:
-        attributes = attributes_of(row)
+        attributes = attributes_of(row, self.catalogue.separators)
         likeness = self.catalogue.likeness(attributes)
-        best = np.argsort(-likeness, kind="stable")[:NEIGHBOURS].astype(np.int32)
-        best = best[likeness[best] > 0]
+        alike = np.flatnonzero(likeness > 0).astype(np.int32)
+        best = alike[np.argsort(-likeness[alike], kind="stable")[:NEIGHBOURS]]
         return Newcomer(row["item_id"], title_of(row) or row["item_id"], attributes, best, likeness[best])
-
-
-def _columns_of(row: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """The attributes of a row; a column given empty is kept empty, so that a value can be taken away."""
-    emptied: dict[str, tuple[str, ...]] = {column: () for column in row if column != "item_id"}
-    return {**emptied, **attributes_of(row)}
 
 
 def _has(attributes: Mapping[str, tuple[str, ...]], column: str, texts: tuple[str, ...]) -> bool:
     return not set(texts).isdisjoint(attributes.get(column, ()))
 
 
-def _borrowed(
-    new: Newcomer, scores: NDArray[np.float32], finite: NDArray[np.bool_], mean: float
-) -> float:
+def _borrowed(new: Newcomer, scores: NDArray[np.float32], finite: NDArray[np.bool_], mean: float) -> float:
     usable = finite[new.neighbours]
     weights = new.weights[usable].astype(np.float64)
     total = float(weights @ scores[new.neighbours[usable]])
@@ -235,3 +243,24 @@ def _overlap(mine: set[tuple[str, str]], attributes: Mapping[str, tuple[str, ...
     other = {(column, text) for column, texts in attributes.items() for text in texts}
     shared = len(mine & other)
     return shared / float(np.sqrt(len(mine) * len(other))) if shared else 0.0
+
+
+class LiveShelf:
+    """The shelf of a release that follows the log: a row that any process added is in the next look."""
+
+    def __init__(self, shelf: Shelf, added: AddedItems | None) -> None:
+        self._released, self._shelf, self._added = shelf, shelf, added
+        self._read = 0
+        self._lock = threading.Lock()
+
+    def now(self) -> Shelf:
+        """The shelf with every acknowledged row. Cost: one look at the log's size when nothing was added."""
+        if self._added is None or self._added.size() == self._read:
+            return self._shelf
+        with self._lock:
+            if self._added.size() < self._read:  # somebody put another log in its place
+                self._shelf, self._read = self._released, 0
+            rows, self._read = self._added.read(self._read)
+            if rows:
+                self._shelf = self._shelf.with_rows(rows)
+            return self._shelf

@@ -1,53 +1,286 @@
 """Retrieve, filter, rank, diversify, explain: from a request to a slate.
 
-`rank` is the only ranking function of the house: trials and the server both call it, so what is served is
-what was evaluated.
+`rank` (ranking.py) is what trials call; `Pipeline` ranks with the same parts and adds rules and words, so
+what is served is what was evaluated. A test compares the two.
 """
 
 from __future__ import annotations
 
+import time
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from slipstream.dataset.queries import Queries
-from slipstream.inference.retriever import NOTHING, top_k
-from slipstream.models.recommender import Recommender
+from slipstream.config import Home
+from slipstream.errors import UnknownName, UsageError
+from slipstream.inference.retriever import top_k
+from slipstream.recommend.live_users import LiveUsers, UserState
+from slipstream.recommend.newcomers import AddedItems, LiveShelf, Shelf
+from slipstream.recommend.ranking import rank
+from slipstream.recommend.release import Release, current_release
+from slipstream.recommend.rules import Rules, read_rules
+from slipstream.recommend.slate import Reason, Slate, SlateItem, Tier
 
-BATCH = 256
-"""Queries scored at once: 256 rows of 100k float32 scores are 100 MB, the largest block held in memory."""
+if TYPE_CHECKING:
+    from slipstream.events.store import EventStore
+
+MOST_ITEMS = 500
+
+__all__ = ["MOST_ITEMS", "Pipeline", "Request", "rank"]
 
 
-def rank(
-    model: Recommender,
-    queries: Queries,
-    k: int,
-    *,
-    repeat: bool = False,
-    candidates: NDArray[np.bool_] | None = None,
-    batch: int = BATCH,
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """The K best items [Q, K] and their scores [Q, K] for each query, best first, ties by item number.
+@dataclass(frozen=True)
+class Request:
+    """What is asked. Ids that nobody knows are ignored in `history`, `exclude` and `allow`.
 
-    repeat: whether an item of the history may come back. candidates: [I] or [Q, I], True where an item may
-    appear. A query with fewer than K answers is padded with item -1 and score -inf.
-    Memory O(batch · I) for the scores and their mask, whatever Q is.
+    history: item ids, oldest first; given, it stands in place of what is stored about the user.
+    allow: only these items (None: all). filters: {attribute: values}, an item needs one value of each.
+    time_us: answer as of this moment, with the events up to it. context: kept for models that use it.
     """
-    items = np.full((len(queries), k), NOTHING, np.int32)
-    scores = np.full((len(queries), k), -np.inf, np.float32)
-    for start, part in queries.batches(batch):
-        stop = start + len(part)
-        guesses = model.score(part)
-        excluded = excluded_mask(part, guesses.shape[1], repeat=repeat)
-        if candidates is not None:
-            excluded |= ~(candidates if candidates.ndim == 1 else candidates[start:stop])
-        items[start:stop], scores[start:stop] = top_k(guesses, k, excluded=excluded)
-    return items, scores
+
+    user_id: str | None = None
+    history: Sequence[str] | None = None
+    k: int = 10
+    explain: bool = False
+    exclude: Collection[str] = ()
+    allow: Collection[str] | None = None
+    filters: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    time_us: int | None = None
+    context: Mapping[str, Any] = field(default_factory=dict)
+    request_id: str = ""
 
 
-def excluded_mask(queries: Queries, item_count: int, *, repeat: bool) -> NDArray[np.bool_]:
-    """[Q, I], True where the query's history holds the item (nowhere if `repeat`). Unknown items are skipped."""
-    excluded = np.zeros((len(queries), item_count), bool)
-    if not repeat:
-        known = (queries.item >= 0) & (queries.item < item_count)
-        excluded[queries.rows()[known], queries.item[known]] = True
-    return excluded
+class Pipeline:
+    """One release answering for one home. Thread-safe if the store is."""
+
+    def __init__(
+        self,
+        release: Release,
+        store: EventStore | None = None,
+        *,
+        added: AddedItems | None = None,
+        rules: Rules | None = None,
+    ) -> None:
+        """store: where histories are read (None: they come in requests). added: items since the release."""
+        self.release = release
+        self.rules = rules or release.rules
+        self._shelf = LiveShelf(release.shelf, added)
+        self._users = LiveUsers(
+            store, release.items, release.users, release.user_events, limit=release.settings.history_limit
+        )
+
+    @classmethod
+    def of(cls, home: Home, store: EventStore | None, release: Release | None = None) -> Pipeline:
+        """What answers for a home: its live release (or the given one), its rules and its added items."""
+        release = release or Release.open(current_release(home))
+        rules = read_rules(home.root, release.rules)
+        return cls(release, store, added=AddedItems(home.catalogue), rules=rules)
+
+    def recommend(self, request: Request) -> Slate:
+        """The slate: as of `time_us`, else as of now with every acknowledged event.
+
+        Raises UsageError for a `k` outside 1 to 500 and UnknownName for a filter on no attribute.
+        """
+        if not 1 <= request.k <= MOST_ITEMS:
+            raise UsageError(f"k must be between 1 and {MOST_ITEMS}, got {request.k}")
+        shelf = self._shelf.now()
+        user = self._user(request)
+        scores, tier = self._scores(user, request.time_us)
+        extended = np.concatenate([scores, shelf.new_scores(scores)])
+        excluded = self._excluded(request, user, shelf)
+        chosen = self._choose(extended, excluded, request.k, shelf)
+        reasons: list[tuple[Reason, ...]] = [()] * len(chosen)
+        if request.explain:
+            reasons = self.release.reasons(shelf).of(
+                [item for item, _ in chosen],
+                user,
+                shelf,
+                tier,
+                now_us=request.time_us,
+                paths=self.release.settings.paths_per_item,
+                history=self.release.settings.history_per_item,
+            )
+        return self._slate(request.user_id, chosen, reasons, tier, shelf, request.request_id)
+
+    def explain(self, user_id: str, item_id: str) -> tuple[Reason, ...]:
+        """All reasons for one item, recommended or not. Raises UnknownName for the item."""
+        shelf = self._shelf.now()
+        item = _known(shelf, item_id)
+        user = self._users.state(user_id)
+        _, tier = self._scores(user, None)
+        return self.release.reasons(shelf).of([item], user, shelf, tier, paths=5, history=3)[0]
+
+    def similar(self, item_id: str, k: int) -> Slate:
+        """Items like one item: by what the model knows of it, else by shared attributes."""
+        if not 1 <= k <= MOST_ITEMS:
+            raise UsageError(f"k must be between 1 and {MOST_ITEMS}, got {k}")
+        shelf = self._shelf.now()
+        item = _known(shelf, item_id)
+        known = item < len(shelf.items)
+        scores = self.release.likeness(item) if known else np.full(len(shelf.items), np.nan, np.float32)
+        if np.isfinite(scores).any():
+            extended = np.concatenate([scores, shelf.new_scores(scores)])
+        else:
+            extended = shelf.alike(item)
+            extended[extended <= 0] = np.nan
+        excluded = self._never(shelf)
+        excluded[item] = True
+        chosen = self._choose(extended, excluded, k, shelf, variety=False)
+        return self._slate(None, chosen, [()] * len(chosen), "model", shelf, "")
+
+    def _user(self, request: Request) -> UserState:
+        if request.history is None and request.user_id is not None:
+            state = self._users.state(request.user_id)
+        else:
+            state = self._users.given(request.user_id, request.history or ())
+        return state if request.time_us is None else state.until(request.time_us)
+
+    def _scores(self, user: UserState, now_us: int | None) -> tuple[NDArray[np.float32], Tier]:
+        """Scores of the released items [I] and who gave them: popularity where nothing is known."""
+        query = user.query(now_us)
+        if user.number >= 0 or len(query.item):
+            scores = self.release.primary.score(query)[0]
+            if np.isfinite(scores).any():
+                return scores, "model"
+        return self.release.popularity.score(query)[0], "popularity"
+
+    def _never(self, shelf: Shelf) -> NDArray[np.bool_]:
+        """[I + N], True where the rules forbid the item to anybody. A fresh array."""
+        excluded = np.zeros(len(shelf), bool)
+        excluded[shelf.numbers(self.rules.blocked)] = True
+        for column, values in self.rules.require.items():
+            excluded |= ~shelf.having(column, values)
+        for column, values in self.rules.forbid.items():
+            excluded |= shelf.having(column, values)
+        return excluded
+
+    def _excluded(self, request: Request, user: UserState, shelf: Shelf) -> NDArray[np.bool_]:
+        excluded = self._never(shelf)
+        if not self.rules.repeat:
+            excluded[user.touched(shelf, self.rules)] = True
+        excluded[shelf.numbers(request.exclude)] = True
+        if request.allow is not None:
+            allowed = np.zeros(len(shelf), bool)
+            allowed[shelf.numbers(request.allow)] = True
+            excluded |= ~allowed
+        for column, values in request.filters.items():
+            if column not in shelf.columns:
+                raise UnknownName("attribute", column, shelf.columns)
+            excluded |= ~shelf.having(column, tuple(values))
+        return excluded
+
+    def _choose(
+        self,
+        scores: NDArray[np.float32],
+        excluded: NDArray[np.bool_],
+        k: int,
+        shelf: Shelf,
+        *,
+        variety: bool = True,
+    ) -> list[tuple[int, float]]:
+        """(item, score) of the K best that are allowed, best first, with variety and places for newcomers."""
+        caps = self.rules.variety if variety else {}
+        if caps:
+            chosen = _varied(scores, excluded, k, shelf, caps, min(k, self.rules.minimum))
+        else:
+            chosen = _best(scores, excluded, k)
+        return _with_newcomers(chosen, scores, excluded, k, len(shelf.items), self.rules.new_item_slots)
+
+    def _slate(
+        self,
+        user_id: str | None,
+        chosen: Sequence[tuple[int, float]],
+        reasons: Sequence[tuple[Reason, ...]],
+        tier: Tier,
+        shelf: Shelf,
+        request_id: str,
+    ) -> Slate:
+        items = tuple(
+            SlateItem(shelf.item_id(item), shelf.title(item), score, why)
+            for (item, score), why in zip(chosen, reasons, strict=True)
+        )
+        age_s = max(0.0, time.time() - self.release.created_us / 1e6)
+        return Slate(request_id or uuid.uuid4().hex, user_id, items, tier, self.release.name, round(age_s, 3))
+
+
+def _known(shelf: Shelf, item_id: str) -> int:
+    number = shelf.number(item_id)
+    if number < 0:
+        raise UnknownName("item", item_id, ())
+    return number
+
+
+def _best(scores: NDArray[np.float32], excluded: NDArray[np.bool_], k: int) -> list[tuple[int, float]]:
+    items, values = top_k(scores[None, :], k, excluded=excluded[None, :])
+    found = (items[0] >= 0) & np.isfinite(values[0])
+    return [(int(i), float(s)) for i, s in zip(items[0][found], values[0][found], strict=True)]
+
+
+def _varied(
+    scores: NDArray[np.float32],
+    excluded: NDArray[np.bool_],
+    k: int,
+    shelf: Shelf,
+    caps: Mapping[str, int],
+    minimum: int,
+) -> list[tuple[int, float]]:
+    """The best first, each taken if no value of a capped attribute is full; a short slate is filled up to
+    `minimum` with the best of those held back. Looks at more and more candidates until K are found."""
+    width = 4 * k
+    while True:
+        candidates = _best(scores, excluded, width)
+        chosen, held = _within(candidates, k, shelf, caps)
+        if len(chosen) == k or len(candidates) < width:
+            break
+        width *= 4
+    chosen += held[: max(0, minimum - len(chosen))]
+    return sorted(chosen, key=lambda pair: (-pair[1], pair[0]))
+
+
+def _within(
+    candidates: Sequence[tuple[int, float]], k: int, shelf: Shelf, caps: Mapping[str, int]
+) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
+    counts: dict[tuple[str, str], int] = {}
+    chosen: list[tuple[int, float]] = []
+    held: list[tuple[int, float]] = []
+    for item, score in candidates:
+        if len(chosen) == k:
+            break
+        attributes = shelf.attributes(item)
+        values = [(column, text) for column in caps for text in attributes.get(column, ())]
+        if any(counts.get(value, 0) >= caps[value[0]] for value in values):
+            held.append((item, score))
+            continue
+        chosen.append((item, score))
+        for value in values:
+            counts[value] = counts.get(value, 0) + 1
+    return chosen, held
+
+
+def _with_newcomers(
+    chosen: list[tuple[int, float]],
+    scores: NDArray[np.float32],
+    excluded: NDArray[np.bool_],
+    k: int,
+    released: int,
+    slots: int,
+) -> list[tuple[int, float]]:
+    """`chosen` with its last places given to the best newcomers, so that a new item gets seen at all.
+
+    Nothing changes without newcomers, or where enough of them earned a place; a slate never becomes all new.
+    """
+    if len(scores) == released or not slots:
+        return chosen
+    there = {item for item, _ in chosen if item >= released}
+    wanted = min(slots, k - 1) - len(there)
+    if wanted <= 0:
+        return chosen
+    fresh = [(released + i, s) for i, s in _best(scores[released:], excluded[released:], k)]
+    fresh = [pair for pair in fresh if pair[0] not in there][:wanted]
+    kept = [pair for pair in chosen if pair[0] < released][: k - len(fresh) - len(there)]
+    old = [pair for pair in chosen if pair[0] >= released]
+    return sorted([*kept, *old, *fresh], key=lambda pair: (-pair[1], pair[0]))

@@ -30,9 +30,9 @@ class Rules(Settings):
     """{attribute: values}: an item with one of the values is not shown."""
     variety: dict[str, int] = Field(default_factory=dict)
     """{attribute: n}: at most n items of a slate share a value of the attribute, e.g. {"director": 2}."""
-    minimum: int = Field(0, ge=0, le=500)
+    minimum: int = Field(default=0, ge=0, le=500)
     """A slate that variety leaves shorter than this is filled up with the best of the held-back items."""
-    new_item_slots: int = Field(1, ge=0, le=500)
+    new_item_slots: int = Field(default=1, ge=0, le=500)
     """Places at a slate's end kept for items added since the release (see recommend/newcomers.py)."""
 
     def touches(self, kind: str) -> bool:
@@ -50,7 +50,7 @@ def read_rules(home: Path, otherwise: Rules | None = None) -> Rules:
     except FileNotFoundError:
         return otherwise or Rules()
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not JSON: {error}", hint="an example: {\"repeat\": true}") from error
+        raise ConfigError(f"{path} is not JSON: {error}", hint='an example: {"repeat": true}') from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "rules"

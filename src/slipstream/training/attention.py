@@ -51,7 +51,7 @@ def band_of(first: Tensor, width: int, block: int, dtype: torch.dtype) -> Band:
 
 def banded_attention(qkv: Tensor, bias: Tensor, band: Band, pool: MaskPool) -> Tensor:
     """[L, D] from qkv [L, 3D] (queries, keys, values, each head after head) and bias [H, W]."""
-    result: Tensor = _BandedAttention.apply(qkv, bias, band, pool)
+    result: Tensor = _BandedAttention.apply(qkv, bias, band, pool)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -71,7 +71,7 @@ class _BandedAttention(torch.autograd.Function):
         return _to_rows(mixed, heads, band)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         query, key, value, shares = ctx.saved_tensors
         band, heads, mask = ctx.band, ctx.heads, ctx.mask
         upstream = _to_blocks(gradient, heads, band)
@@ -109,7 +109,7 @@ def _unfold(rows: Tensor, heads: int, band: Band) -> Tensor:
     padded = rows.new_zeros(size + band.back * band.block, width)
     padded[band.back * band.block :] = rows
     spans = padded.unfold(0, band.span, band.block)  # [L/b, D, span]
-    return spans.unflatten(1, (heads, -1)).transpose(2, 3).reshape(-1, band.span, width // heads)
+    return spans.reshape(-1, heads, width // heads, band.span).transpose(2, 3).flatten(0, 1)
 
 
 def _fold(spans: Tensor, heads: int, band: Band) -> Tensor:

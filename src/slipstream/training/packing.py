@@ -25,8 +25,10 @@ def gap_bins(time_us: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[
     """
     gap = np.zeros(len(time_us), np.int64)
     gap[1:] = np.maximum(np.diff(time_us), 0)
-    seconds = np.maximum(gap / 1e6, 1.0)
-    bins = np.minimum(2 + np.floor(np.log2(seconds)), GAP_BINS - 1).astype(np.uint8)
+    seconds = np.maximum(gap // 1_000_000, 1)
+    bins: NDArray[np.uint8] = np.minimum(1 + np.frexp(seconds.astype(np.float64))[1], GAP_BINS - 1).astype(
+        np.uint8
+    )
     bins[gap == 0] = 1
     starts = offsets[:-1]
     bins[starts[np.diff(offsets) > 0]] = 0

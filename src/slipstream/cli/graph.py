@@ -1,0 +1,82 @@
+"""Commands of the knowledge graph: add, links, report, export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from slipstream.cli.console import out, print_table
+from slipstream.cli.options import HomeOption, workspace
+
+graph = typer.Typer(help="Add to the knowledge graph, look at it, take it out.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(graph, name="graph", rich_help_panel="1 · collect")
+
+
+@graph.command()
+def add(
+    file: Annotated[Path, typer.Argument(help="TSV, CSV or Parquet.")],
+    home: HomeOption = None,
+    of: Annotated[
+        Literal["triples", "links", "entities"],
+        typer.Option(
+            help="triples: head, relation, tail. links: item_id, entity_id. "
+            "entities: another catalogue, linked to items by title and year."
+        ),
+    ] = "triples",
+    id_column: Annotated[str, typer.Option("--id", help="For entities: the column of their id.")] = "id",
+    kind: Annotated[str, typer.Option(help="For entities: what they are, e.g. film.")] = "entity",
+) -> None:
+    """Add triples, links or another catalogue; they count from the next `slipstream prepare` on."""
+    space = workspace(home)
+    if of == "triples":
+        rows = space.add_triples(file)
+    elif of == "links":
+        rows = space.add_links(file)
+    else:
+        rows = space.add_entities(file, id_column=id_column, kind=kind)
+    out.print(f"{rows:,} rows of {of} kept; run `slipstream prepare` to build the graph")
+
+
+@graph.command()
+def links(
+    home: HomeOption = None,
+    below: Annotated[float, typer.Option(min=0, max=1, help="Show links with less confidence than this.")] = 0.95,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many of each.")] = 20,
+) -> None:
+    """List doubtful links, and items that could not be linked with the nearest candidates."""
+    from slipstream.loop.knowledge import read_links
+
+    found, unlinked = read_links(workspace(home).home)
+    doubtful = found.filter(found["confidence"] < below).sort("confidence").head(limit)
+    print_table("doubtful links", doubtful.columns, [list(row) for row in doubtful.iter_rows()])
+    shown = unlinked.head(limit)
+    rows = [[str(cell) if cell is not None else None for cell in row] for row in shown.iter_rows()]
+    print_table(f"not linked ({unlinked.height:,} items)", shown.columns, rows)
+
+
+@graph.command()
+def report(home: HomeOption = None) -> None:
+    """Show how the graph was built: what became of each column, what was merged, dropped, linked."""
+    from slipstream.artifacts import open_artifact
+    from slipstream.loop.knowledge import KIND
+
+    artifact = open_artifact(workspace(home).home.graph, KIND, made_by="run `slipstream prepare` first")
+    out.print(json.dumps(artifact.json("report"), indent=1, ensure_ascii=False), markup=False)
+
+
+@graph.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="The folder to write kg.parquet and item_links.parquet to.")],
+    home: HomeOption = None,
+) -> None:
+    """Write the graph with the relations learned from behaviour: every hop of every reason is in it."""
+    from slipstream.loop.exporting import export_graph
+
+    counts = export_graph(workspace(home).home, folder)
+    out.print(f"{counts.edges:,} edges and {counts.links:,} links written to {folder}")

@@ -1,0 +1,106 @@
+"""Commands that answer: release, releases, recommend, serve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from slipstream.cli.console import err, out, print_json, print_table
+from slipstream.cli.options import HomeOption, workspace
+
+PANEL = "5 · recommend"
+
+
+def register(app: typer.Typer) -> None:
+    for command in (release, releases, promote, recommend, serve):
+        app.command(rich_help_panel=PANEL)(command)
+
+
+def release(
+    model: Annotated[str | None, typer.Argument(help="A trained model. [default: the best on validation]")] = None,
+    home: HomeOption = None,
+    name: Annotated[str | None, typer.Option(help="Name of the release. [default: the time]")] = None,
+    promote: Annotated[bool, typer.Option(help="Make it the live one.")] = True,
+) -> None:
+    """Put everything a server needs into one checksummed folder, and go live with it."""
+    for line in workspace(home).release(model, name=name, promote=promote).lines():
+        out.print(line)
+
+
+def releases(home: HomeOption = None) -> None:
+    """List the releases, the newest first."""
+    from slipstream.recommend.release import list_releases
+
+    rows = [
+        [r.name, "live" if r.live else "", str(r.meta.get("primary", "")), f"{r.bytes / 1e6:.1f}"]
+        for r in list_releases(workspace(home).home)
+    ]
+    print_table("releases", ["name", "", "model", "MB"], rows)
+
+
+def promote(
+    name: Annotated[str, typer.Argument(help="A name that `slipstream releases` lists.")], home: HomeOption = None
+) -> None:
+    """Make a release the live one; running servers swap to it."""
+    from slipstream.recommend.release import promote as go_live
+
+    go_live(workspace(home).home.releases, name)
+    out.print(f"{name} is live")
+
+
+def recommend(
+    users: Annotated[list[str] | None, typer.Argument(help="User ids.")] = None,
+    home: HomeOption = None,
+    k: Annotated[int, typer.Option("-k", min=1, max=500, help="Items per user.")] = 10,
+    explain: Annotated[bool, typer.Option(help="Say why.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a list of slates, as over HTTP.")] = False,
+    all_users: Annotated[
+        Path | None, typer.Option("--all-users", help="Write the lists of all users to this Parquet file.")
+    ] = None,
+) -> None:
+    """Recommend for users from the live release, with reasons; or for all users into a file."""
+    from slipstream.errors import UsageError
+    from slipstream.loop.bulk import recommend_all
+    from slipstream.loop.telling import tell_slate
+    from slipstream.recommend.pipeline import Request
+    from slipstream.recommend.slate import slate_json
+
+    space = workspace(home)
+    if all_users is not None:
+        with space.narrator.progress("recommend") as progress:
+            rows = recommend_all(space.home, all_users, k, progress)
+        err.print(f"{rows:,} rows written to {all_users}")
+        return
+    if not users:
+        raise UsageError("name a user, or give --all-users FILE", hint="slipstream recommend 42")
+    pipeline = space.pipeline()
+    slates = [pipeline.recommend(Request(user_id=user, k=k, explain=explain)) for user in users]
+    if as_json:
+        print_json([slate_json(slate) for slate in slates])
+        return
+    for slate in slates:
+        tell_slate(slate, space.narrator, f"{slate.user_id} (answered by {slate.tier}, release {slate.release})")
+
+
+def serve(
+    home: HomeOption = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8080,
+    insecure: Annotated[
+        bool, typer.Option(help="Allow an address beyond this machine without API keys.")
+    ] = False,
+) -> None:
+    """Serve the live release over HTTP: recommendations, events, explanations, and a page about the API."""
+    from slipstream.errors import MissingExtra
+
+    try:
+        from slipstream.server.service import serve as run
+    except ModuleNotFoundError as error:
+        raise MissingExtra(error.name or "the web server", "serve", "serving") from error
+
+    def announce(address: str) -> None:
+        out.print(f"serving on {address}  (API page: {address}/docs; stop with Ctrl-C)")
+
+    run(workspace(home).home, host=host, port=port, insecure=insecure, announce=announce)

@@ -1,0 +1,63 @@
+"""Take the graph out: every edge a reason can name, with outside names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import polars as pl
+
+from slipstream.config import Home
+from slipstream.dataset.snapshot import Snapshot
+from slipstream.errors import NotThere
+from slipstream.loop.knowledge import open_graph
+from slipstream.loop.tables import write_parquet
+from slipstream.recommend.release import Release, current_release
+
+
+@runtime_checkable
+class ExportsEdges(Protocol):
+    """A model with relations of its own (`similar_to`, `next`)."""
+
+    def exported_edges(self) -> pl.DataFrame:
+        """head, relation, tail of every edge that its paths can use."""
+        ...
+
+
+@dataclass(frozen=True)
+class Exported:
+    edges: int
+    links: int
+
+
+def export_graph(home: Home, folder: Path) -> Exported:
+    """Write kg.parquet (head, relation, tail) and item_links.parquet (item_id, entity_id) to `folder`.
+
+    The edges are those of the live release's path model where there is one, so that each hop of each reason
+    is among them, and those of the home's graph. Relations run both ways (`director`, `is_director_of`).
+    """
+    parts: list[pl.DataFrame] = []
+    items: list[str] = []
+    try:
+        release = Release.open(current_release(home))
+    except NotThere:
+        release = None
+    if release is not None:
+        items = release.items.to_list()
+        if isinstance(release.by_paths, ExportsEdges):
+            parts.append(release.by_paths.exported_edges().select("head", "relation", "tail"))
+    if home.snapshot.exists():
+        snapshot = Snapshot.open(home.snapshot)
+        items = items or snapshot.items.to_list()
+        linked = open_graph(home, snapshot)
+        if linked is not None:
+            parts.append(linked.export().select("head", "relation", "tail"))
+    if not parts:
+        raise NotThere(f"there is no graph in {home.root}", hint="run `slipstream prepare` first")
+    edges = pl.concat(parts).unique(maintain_order=True)
+    ends = pl.concat([edges["head"], edges["tail"]]).unique()
+    links = pl.DataFrame({"item_id": pl.Series(items, dtype=pl.String)}).filter(pl.col("item_id").is_in(ends.implode()))
+    write_parquet(edges, folder / "kg.parquet")
+    write_parquet(links.with_columns(entity_id="item_id"), folder / "item_links.parquet")
+    return Exported(edges.height, links.height)

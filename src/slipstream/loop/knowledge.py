@@ -1,0 +1,194 @@
+"""The knowledge graph of a home: its catalogue, people, triples and other tables, joined by links.
+
+An entity that is linked to an item becomes that item: in the graph, in reasons and in exports an item is its
+item id. Built anew by `prepare`, as one artifact with the links and the reports beside the edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import polars as pl
+
+from slipstream.artifacts import open_artifact, writing
+from slipstream.config import Home, Progress, silent
+from slipstream.dataset.snapshot import Snapshot
+from slipstream.errors import BadInput
+from slipstream.graph.construction import Facts, build, catalogue_facts, triple_facts, user_facts
+from slipstream.graph.knowledge_graph import KnowledgeGraph
+from slipstream.graph.linked_graph import LinkedGraph, join
+from slipstream.graph.linking import Links, candidates_of, link
+from slipstream.loop.tables import add_file, kept_files, read_table_of
+
+KIND = "home-graph"
+
+
+@dataclass(frozen=True)
+class GraphReport:
+    """What was built and what was linked."""
+
+    entities: int
+    edges: int
+    relations: Mapping[str, int]
+    construction: Mapping[str, Any]
+    links: Mapping[str, Any] | None
+
+    def lines(self) -> list[str]:
+        told = [f"{self.entities:,} entities, {self.edges:,} edges, {len(self.relations)} relations"]
+        top = sorted(self.relations.items(), key=lambda pair: -pair[1])
+        told.append("edges by relation: " + ", ".join(f"{name} {count:,}" for name, count in top[:12]))
+        for name in ("duplicates", "self_loops", "merged_inverses", "rejected"):
+            if count := self.construction.get(name):
+                told.append(f"{name.replace('_', ' ')}: {count}")
+        if self.links is not None:
+            methods = ", ".join(f"{m} {n:,}" for m, n in self.links["methods"].items())
+            told.append(f"links: {self.links['linked']:,} items linked ({methods})")
+            reasons = ", ".join(f"{r} {n:,}" for r, n in self.links["reasons"].items())
+            told.append(f"abstained: {self.links['unlinked']:,} items ({reasons})" if reasons else "abstained: none")
+        return told
+
+
+def add_triples(home: Home, frame: pl.DataFrame) -> int:
+    """Keep triples (head, relation, tail; or the first three columns). Returns the rows kept."""
+    if not {"head", "relation", "tail"} <= set(frame.columns):
+        if frame.width < 3:
+            raise BadInput("triples need three columns: head, relation, tail", hint=f"columns: {frame.columns}")
+        frame = frame.rename(dict(zip(frame.columns[:3], ("head", "relation", "tail"), strict=True)))
+    add_file(home, frame.select(pl.col("head", "relation", "tail").cast(pl.String)), "triples")
+    return frame.height
+
+
+def add_links(home: Home, frame: pl.DataFrame) -> int:
+    """Keep explicit links (item_id, entity_id; or the first two columns). Returns the rows kept."""
+    if not {"item_id", "entity_id"} <= set(frame.columns):
+        if frame.width < 2:
+            raise BadInput("links need two columns: item_id, entity_id", hint=f"columns: {frame.columns}")
+        frame = frame.rename(dict(zip(frame.columns[:2], ("item_id", "entity_id"), strict=True)))
+    add_file(home, frame.select(pl.col("item_id", "entity_id").cast(pl.String)), "links")
+    return frame.height
+
+
+def add_entities(home: Home, frame: pl.DataFrame, id_column: str, kind: str) -> int:
+    """Keep a table of other things (films of a film catalogue, say) that items can be linked to by title."""
+    if id_column not in frame.columns:
+        raise BadInput(f"the table has no column {id_column!r}", hint="columns: " + ", ".join(frame.columns))
+    named = frame.with_columns((pl.lit(f"{kind}:") + pl.col(id_column).cast(pl.String)).alias("entity_id"))
+    rest = [c for c in frame.columns if c != id_column]
+    add_file(home, named.select("entity_id", *rest), f"entities.{kind}")
+    return frame.height
+
+
+def build_graph(home: Home, progress: Progress = silent) -> GraphReport | None:
+    """Build the graph of everything the home holds and write it; None if the home holds nothing for one."""
+    items, users = read_table_of(home, "items"), read_table_of(home, "users")
+    tables = {path: pl.read_parquet(path) for path in kept_files(home, "entities.*")}
+    others = _other_facts(home, tables)
+    facts = [] if items is None else [catalogue_facts(items, "item_id", source="items")]
+    if users is not None:
+        facts.append(user_facts(users))
+    if not facts and not others:
+        return None
+    links = None if items is None or not others else _links(home, items, tables, others, progress)
+    if links is not None:
+        others = [_in_terms_of_items(f, links.links) for f in others]
+    construction = build([*facts, *others])
+    report = GraphReport(
+        entities=construction.graph.entity_count,
+        edges=construction.graph.edge_count,
+        relations=construction.report.relations,
+        construction=construction.report.to_json(),
+        links=None if links is None else links.to_json(),
+    )
+    _write(home, construction.graph, links, report)
+    return report
+
+
+def _other_facts(home: Home, tables: Mapping[Any, pl.DataFrame]) -> list[Facts]:
+    facts = [triple_facts(pl.read_parquet(p), source=p.name) for p in kept_files(home, "triples")]
+    for path, table in tables.items():
+        kind = path.name.split(".")[1].rsplit("-", 1)[0]
+        facts.append(catalogue_facts(table, "entity_id", type=kind, source=path.name))
+    return facts
+
+
+def _links(
+    home: Home, items: pl.DataFrame, tables: Mapping[Any, pl.DataFrame], others: list[Facts], progress: Progress
+) -> Links:
+    given = [pl.read_parquet(path) for path in kept_files(home, "links")]
+    explicit = pl.concat(given) if given else None
+    named = [_candidates(table) for table in tables.values()]
+    triples = [f for f in others if f.source.startswith("triples-")]
+    if triples:
+        named.append(candidates_of(build(triples).graph).select("id", "label"))
+    return link(items, pl.concat(named, how="diagonal"), explicit=explicit, progress=progress)
+
+
+def _candidates(table: pl.DataFrame) -> pl.DataFrame:
+    label = next((c for c in ("label", "title", "name") if c in table.columns), None)
+    year = next((c for c in ("year", "release_year") if c in table.columns), None)
+    columns = [pl.col("entity_id").alias("id"), pl.col(label or "entity_id").cast(pl.String).alias("label")]
+    if year:
+        columns.append(pl.col(year).cast(pl.Int64, strict=False).alias("year"))
+    return table.select(columns)
+
+
+def _in_terms_of_items(facts: Facts, links: pl.DataFrame) -> Facts:
+    """The facts with every linked entity replaced by its item; by each of them if several share it."""
+    names = links.select(pl.col("entity_id").alias("name"), pl.col("item_id"))
+
+    def renamed(frame: pl.DataFrame, column: str) -> pl.DataFrame:
+        joined = frame.join(names, left_on=column, right_on="name", how="left", maintain_order="left")
+        return joined.with_columns(pl.coalesce("item_id", column).alias(column)).select(frame.columns)
+
+    frame = renamed(renamed(facts.frame, "head"), "tail")
+    linked = pl.col("name").is_in(names["name"].implode())
+    return replace(
+        facts,
+        frame=_retyped(frame, set(names["item_id"])),
+        labels=facts.labels.filter(~linked),
+        entities=facts.entities.filter(~linked),
+    )
+
+
+def _retyped(frame: pl.DataFrame, items: set[str]) -> pl.DataFrame:
+    known = pl.Series("known", sorted(items), pl.String).implode()
+    return frame.with_columns(
+        pl.when(pl.col(end).is_in(known)).then(pl.lit("item")).otherwise(f"{end}_type").alias(f"{end}_type")
+        for end in ("head", "tail")
+    )
+
+
+def _write(home: Home, graph: KnowledgeGraph, links: Links | None, report: GraphReport) -> None:
+    with writing(home.graph, KIND) as writer:
+        with writer.part("graph", "graph") as part:
+            graph.write_into(part)
+        if links is not None:
+            links.links.write_parquet(writer.file("links.parquet"))
+            links.unlinked.write_parquet(writer.file("unlinked.parquet"))
+        writer.json("report", {"construction": report.construction, "links": report.links})
+
+
+def open_graph(home: Home, snapshot: Snapshot) -> LinkedGraph | None:
+    """The home's graph joined with a snapshot, or None if there is none."""
+    if not home.graph.exists():
+        return None
+    artifact = open_artifact(home.graph, KIND, made_by="run `slipstream prepare` first")
+    graph = KnowledgeGraph.read(artifact.part("graph"))
+    ids = snapshot.items.series("item_id")
+    same = pl.DataFrame({"item_id": ids, "entity_id": ids, "confidence": pl.Series([1.0] * len(ids), dtype=pl.Float32)})
+    if artifact.has("links.parquet"):
+        found = pl.read_parquet(artifact.file("links.parquet")).select("item_id", link="confidence")
+        same = same.join(found, on="item_id", how="left", maintain_order="left").with_columns(
+            pl.coalesce("link", "confidence").alias("confidence")
+        )
+    return join(graph, same, snapshot.items, snapshot.users)
+
+
+def read_links(home: Home) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """(links, items that were not linked with their nearest candidates) of the home's graph."""
+    artifact = open_artifact(home.graph, KIND, made_by="run `slipstream prepare` first")
+    if not artifact.has("links.parquet"):
+        raise BadInput("nothing was linked in this home", hint="add triples or a table with `slipstream graph add`")
+    return pl.read_parquet(artifact.file("links.parquet")), pl.read_parquet(artifact.file("unlinked.parquet"))

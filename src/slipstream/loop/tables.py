@@ -1,0 +1,131 @@
+"""The catalogue of a home: one table of items, one of people, and tables and triples of other things.
+
+A later row of the same id replaces the earlier one. Files are written beside and renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from slipstream.config import Home
+from slipstream.errors import BadInput
+from slipstream.recommend.newcomers import AddedItems
+
+Of = Literal["items", "users"]
+ID_COLUMNS: dict[Of, tuple[str, ...]] = {
+    "items": ("item_id", "itemId", "item", "movie_id", "movieId", "product_id", "productId", "sku", "asin", "id"),
+    "users": ("user_id", "userId", "user", "customer_id", "customerId", "uid", "id"),
+}
+
+
+@dataclass(frozen=True)
+class TableReport:
+    """What became of a table that was added."""
+
+    of: str
+    id_column: str
+    rows: int
+    new: int
+    replaced: int
+    without_id: int
+    columns: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        what = f"{self.rows:,} rows by {self.id_column}: {self.new:,} new, {self.replaced:,} replaced"
+        lost = f"; {self.without_id:,} without an id left out" if self.without_id else ""
+        return [f"{self.of}: {what}{lost}", f"columns: {', '.join(self.columns)}"]
+
+
+def table_path(home: Home, of: Of) -> Path:
+    return home.catalogue / f"{of}.parquet"
+
+
+def read_table_of(home: Home, of: Of) -> pl.DataFrame | None:
+    """The table with its id column as text, or None if nothing was added yet.
+
+    Items that a running server took in (`added.jsonl`) are laid over, so the next release holds them.
+    """
+    path = table_path(home, of)
+    table = pl.read_parquet(path) if path.exists() else None
+    added = AddedItems(home.catalogue).read()[0] if of == "items" else []
+    return table if not added else _overlaid(table, added)
+
+
+def _overlaid(table: pl.DataFrame | None, rows: list[dict[str, Any]]) -> pl.DataFrame:
+    """The table with rows of JSON replaced or added; values take the type of their column, others are text."""
+    latest = list({row["item_id"]: row for row in rows}.values())
+    names = list(dict.fromkeys(name for row in latest for name in row))
+    schema = {} if table is None else dict(table.schema)
+    columns = {n: _column_of([row.get(n) for row in latest], schema.get(n)) for n in names}
+    fresh = pl.DataFrame(columns)
+    if table is None:
+        return fresh
+    merged = pl.concat([table, fresh], how="diagonal_relaxed")
+    return merged.unique("item_id", keep="last", maintain_order=True)
+
+
+def _column_of(values: list[Any], wanted: pl.DataType | None) -> pl.Series:
+    lists = isinstance(wanted, pl.List) or (wanted is None and any(isinstance(v, list) for v in values))
+    if lists:
+        texts = [None if v is None else [str(x) for x in (v if isinstance(v, list) else [v])] for v in values]
+        return pl.Series(texts, dtype=pl.List(pl.String))
+    plain = [json.dumps(v, ensure_ascii=False) if isinstance(v, list | dict) else v for v in values]
+    series = pl.Series(plain, strict=False)
+    return series if wanted is None else series.cast(wanted, strict=False)
+
+
+def add_rows(home: Home, of: Of, rows: pl.DataFrame, id_column: str | None = None) -> TableReport:
+    """Add rows of attributes; a row of a known id replaces it. Raises BadInput without an id column or rows."""
+    chosen = _id_column(rows, of, id_column)
+    name = "item_id" if of == "items" else "user_id"
+    renamed = rows.rename({chosen: name}).with_columns(pl.col(name).cast(pl.String).str.strip_chars())
+    good = renamed.filter(pl.col(name).is_not_null() & (pl.col(name) != ""))
+    if good.is_empty():
+        raise BadInput(f"no row has an id in column {chosen!r}", hint=f"name the column: --id, of {rows.columns}")
+    old = read_table_of(home, of)
+    known = 0 if old is None else good[name].unique().is_in(old[name].implode()).sum()
+    merged = good if old is None else pl.concat([old, good], how="diagonal_relaxed")
+    merged = merged.unique(name, keep="last", maintain_order=True)
+    write_parquet(merged, table_path(home, of))
+    distinct = good[name].n_unique()
+    return TableReport(
+        of, chosen, rows.height, distinct - known, known, rows.height - good.height, tuple(merged.columns)
+    )
+
+
+def _id_column(rows: pl.DataFrame, of: Of, given: str | None) -> str:
+    names = (given,) if given else ID_COLUMNS[of]
+    for name in names:
+        if name in rows.columns:
+            return name
+    listed = ", ".join(rows.columns)
+    raise BadInput(
+        f"the table has no column {given!r}" if given else f"no column of the table looks like the id of {of}",
+        hint=f"name it with --id; columns: {listed}",
+    )
+
+
+def write_parquet(frame: pl.DataFrame, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.writing-{os.getpid()}")
+    frame.write_parquet(beside)
+    beside.replace(path)
+
+
+def add_file(home: Home, frame: pl.DataFrame, kind: str) -> Path:
+    """Keep a table of triples, links or entities; the same content twice is kept once."""
+    digest = hashlib.sha256(frame.hash_rows(seed=0).to_numpy().tobytes() + str(frame.columns).encode()).hexdigest()
+    path = home.triples / f"{kind}-{digest[:12]}.parquet"
+    write_parquet(frame, path)
+    return path
+
+
+def kept_files(home: Home, kind: str) -> list[Path]:
+    return sorted(home.triples.glob(f"{kind}-*.parquet"))

@@ -1,0 +1,197 @@
+"""A home folder as an object: every step of the loop is a method, and every command calls one of them.
+
+    home = slipstream.open("shop-home")
+    home.ingest("events.csv")            collect
+    home.catalogue("items.csv")
+    home.prepare()                       preprocess, features, graph
+    home.train("transformer")            train
+    home.evaluate(["transformer"])       evaluate
+    home.release("transformer")          release
+    home.recommend("u42")                recommend
+
+Sources may be files or frames (Polars, pandas, Arrow). A step that changes the home holds its lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from slipstream.config import Home, home_folder
+from slipstream.dataset.cleaning import CleaningRules
+from slipstream.events.importers import ColumnChoice, IngestReport, read_table
+from slipstream.events.sqlite import SqliteEventStore
+from slipstream.loop.home_lock import writing_home
+from slipstream.loop.narrator import Narrator, Silent
+from slipstream.loop.tables import Of, TableReport, add_rows
+from slipstream.recommend.rules import Rules
+
+if TYPE_CHECKING:
+    from slipstream.evaluation.suite import Suite
+    from slipstream.loop.learning import Trained
+    from slipstream.loop.preparing import Prepared
+    from slipstream.loop.releasing import Released
+    from slipstream.recommend.pipeline import Pipeline
+    from slipstream.recommend.slate import Slate
+
+Source = str | Path | Any
+"""A file, or a Polars, pandas or Arrow frame."""
+
+
+class Workspace:
+    """Everything one can do with a home folder. Opening it reads and writes nothing."""
+
+    def __init__(self, home: str | Path | None = None, *, narrator: Narrator | None = None) -> None:
+        self.home: Home = home_folder(home)
+        self.narrator: Narrator = narrator or Silent()
+
+    # collect
+
+    def ingest(
+        self,
+        source: Source,
+        *,
+        user: str | None = None,
+        item: str | None = None,
+        time: str | None = None,
+        value: str | None = None,
+        kind: str | None = None,
+    ) -> IngestReport:
+        """Append events; the same events again change nothing. Bad rows land in `rejects/`, counted."""
+        from slipstream.events import importers
+
+        columns = ColumnChoice(user=user, item=item, time=time, value=value, kind=kind)
+        self.home.root.mkdir(parents=True, exist_ok=True)
+        with self.store() as store, self.narrator.progress("ingest") as progress:
+            if isinstance(source, str | Path):
+                return importers.ingest(Path(source), store, columns, rejects=self.home.rejects, progress=progress)
+            return importers.ingest_frame(source, store, columns, rejects=self.home.rejects, progress=progress)
+
+    def catalogue(self, source: Source, *, of: Of = "items", id_column: str | None = None) -> TableReport:
+        """Add attributes of items (or, with of="users", of people); a later row replaces an earlier one."""
+        with writing_home(self.home, "catalogue"):
+            return add_rows(self.home, of, _frame(source), id_column)
+
+    def add_triples(self, source: Source) -> int:
+        """Add triples (head, relation, tail) to the knowledge graph. Counts from the next `prepare` on."""
+        from slipstream.loop import knowledge
+
+        with writing_home(self.home, "graph"):
+            return knowledge.add_triples(self.home, _frame(source))
+
+    def add_links(self, source: Source) -> int:
+        """Add links (item_id, entity_id) between items and entities of the triples."""
+        from slipstream.loop import knowledge
+
+        with writing_home(self.home, "graph"):
+            return knowledge.add_links(self.home, _frame(source))
+
+    def add_entities(self, source: Source, *, id_column: str, kind: str) -> int:
+        """Add another catalogue (films, books, …) that items are linked to by title and year."""
+        from slipstream.loop import knowledge
+
+        with writing_home(self.home, "graph"):
+            return knowledge.add_entities(self.home, _frame(source), id_column, kind)
+
+    # preprocess, features, graph
+
+    def prepare(self, rules: CleaningRules | None = None) -> Prepared:
+        """Clean the events into a snapshot, and build features and graph."""
+        from slipstream.loop.preparing import prepare
+
+        with writing_home(self.home, "prepare"):
+            return prepare(self.home, rules or CleaningRules(), self.narrator)
+
+    # train, evaluate
+
+    def train(
+        self,
+        model: str,
+        *,
+        overrides: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        goal: str | None = None,
+        device: str = "cpu",
+    ) -> Trained:
+        """Train a model of the registry on the snapshot and keep it in the home."""
+        from slipstream.loop.learning import train
+
+        with writing_home(self.home, f"train {model}"):
+            return train(self.home, model, overrides or {}, seed, goal, device, self.narrator)
+
+    def evaluate(
+        self,
+        models: Sequence[str],
+        *,
+        boards: Sequence[str] = ("temporal",),
+        overrides: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        k: int = 10,
+        goal: str | None = None,
+        processes: int = 1,
+        features_off: Sequence[str] = (),
+    ) -> Suite:
+        """Train the models on the past of each board and measure them on what followed, side by side.
+
+        features_off: models that also run without item and user features, to see what those are worth.
+        processes: boards at a time, each in a process of its own with one thread.
+        """
+        from slipstream.loop.measuring import Plan, evaluate
+
+        plan = Plan(tuple(models), dict(overrides or {}), seed, k, goal, tuple(features_off))
+        return evaluate(self.home, plan, boards, processes, self.narrator)
+
+    # release, recommend
+
+    def release(
+        self, model: str | None = None, *, name: str | None = None, rules: Rules | None = None, promote: bool = True
+    ) -> Released:
+        """Put everything a server needs into one folder; by default the best trained model, and go live."""
+        from slipstream.loop.releasing import make_release
+
+        with writing_home(self.home, "release"):
+            return make_release(self.home, model, name, rules, promote, self.narrator)
+
+    def pipeline(self) -> Pipeline:
+        """The live release, opened: the object that the server serves."""
+        from slipstream.loop.releasing import open_pipeline
+
+        return open_pipeline(self.home)
+
+    def recommend(self, user_id: str, k: int = 10, *, explain: bool = True) -> Slate:
+        """One slate from the live release. For many, keep `pipeline()` open."""
+        from slipstream.recommend.pipeline import Request
+
+        return self.pipeline().recommend(Request(user_id=user_id, k=k, explain=explain))
+
+    def store(self) -> SqliteEventStore:
+        """The event store of the home; use it in a `with` block."""
+        return SqliteEventStore(self.home.events)
+
+    def forget(self, user_id: str) -> int:
+        """Remove a person's events, live state and attributes. Returns the events removed."""
+        from slipstream.loop.forgetting import forget
+
+        with writing_home(self.home, "forget"):
+            return forget(self.home, user_id)
+
+
+def _frame(source: Source) -> pl.DataFrame:
+    if isinstance(source, str | Path):
+        return read_table(Path(source))
+    return to_polars(source)
+
+
+def to_polars(frame: Any) -> pl.DataFrame:
+    """A Polars frame from a Polars, pandas or Arrow one."""
+    if isinstance(frame, pl.DataFrame):
+        return frame
+    if isinstance(frame, pl.LazyFrame):
+        return frame.collect()
+    if hasattr(frame, "__arrow_c_stream__"):
+        return pl.DataFrame(frame)
+    return pl.from_pandas(frame)
+

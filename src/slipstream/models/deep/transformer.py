@@ -1,0 +1,252 @@
+"""The causal transformer over a person's events: what comes next, given everything before.
+
+A pre-norm transformer (Vaswani et al. 2017; SASRec, Kang & McAuley 2018) with three differences that let the
+state of a user be advanced by one event exactly, in constant time: attention is banded (width W in every
+layer), positions are ages i - j through a learned bias per head, and the only clock it sees is the gap from
+the event before. It is trained on packed histories with the full softmax over all items.
+
+score(q)[i] = h(history of q) · v_i with h from `inference/encoder.py`: serving needs numpy, not torch. Items
+without a training event have no vector and score NaN, unless `content` gives them one from their features.
+A history of unknown items only scores NaN. Data without an order is learned as sets: histories are shuffled
+anew every epoch, with neither ages nor gaps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from slipstream.artifacts import Artifact, ArtifactWriter
+from slipstream.config import Settings
+from slipstream.dataset.queries import Holdout, Queries
+from slipstream.errors import BadInput, ConfigError, MissingExtra
+from slipstream.inference.encoder import Encoder
+from slipstream.models.recommender import FitContext, FitReport, ScoreMatrix, TrainingData
+from slipstream.randomness import generator
+from slipstream.training.transformer_settings import TransformerSettings
+
+WEIGHTS = "encoder.safetensors"
+EXPLAINED = 16  # latest events whose part in a score is measured
+VALIDATION_SLICE = 512  # queries scored at once during validation
+
+
+class Transformer:
+    """See the module."""
+
+    settings_type: ClassVar[type[Settings]] = TransformerSettings
+
+    def __init__(self, settings: TransformerSettings, encoder: Encoder, known: NDArray[np.bool_]) -> None:
+        self.settings: Settings = settings
+        self.report = FitReport()
+        self.encoder = encoder
+        self.known = known  # [I] items that have a vector
+        table = encoder.item
+        if encoder.cosine:
+            lengths = np.linalg.norm(table, axis=1, keepdims=True)
+            table = table / np.maximum(lengths, 1e-12) / table.dtype.type(settings.temperature)
+        self._output = np.ascontiguousarray(table)
+
+    @classmethod
+    def preset(cls, data: TrainingData) -> TransformerSettings:
+        """Chosen by how many events, items, and events a user there are."""
+        train = data.train
+        per_user = train.event_count / max(train.user_count, 1)
+        if train.item_count > 60_000:
+            return TransformerSettings(
+                loss="sampled", negatives=1024, epochs=8, batch_tokens=8192, dropout=0.1
+            )
+        if train.event_count < 20_000:
+            return TransformerSettings(epochs=60, batch_tokens=512, shards=1, patience=10)
+        if per_user < 30:  # short histories over many items
+            return TransformerSettings(
+                attention_window=50, max_length=50, dropout=0.5, attention_dropout=0.5, output="cosine",
+                targets=4, epochs=40, batch_tokens=512, shards=1, clip=5.0,
+            )  # fmt: skip
+        if train.event_count < 400_000:
+            return TransformerSettings(epochs=30, batch_tokens=2048)
+        return TransformerSettings(
+            dim=128, layers=4, heads=4, recent=200, epochs=24, batch_tokens=4096, patience=5
+        )
+
+    @classmethod
+    def fit(cls, data: TrainingData, settings: Settings, context: FitContext) -> Self:
+        own = _own(settings)
+        encoder, known, report = _fit(data, own, context)
+        model = cls(own, encoder, known)
+        model.report = report
+        return model
+
+    def query_vectors(self, queries: Queries) -> NDArray[np.float32]:
+        """[Q, D]; NaN where the history holds no known item."""
+        offsets, item, time_us = self._known_histories(queries)
+        vectors = self.encoder.encode(offsets, item, time_us)
+        vectors[np.diff(offsets) == 0] = np.nan
+        return vectors
+
+    def item_vectors(self) -> NDArray[np.float32]:
+        """[I, D]; rows of items without a vector are zero."""
+        return self._output
+
+    def score(self, queries: Queries) -> ScoreMatrix:
+        scores: ScoreMatrix = self.query_vectors(queries) @ self._output.T
+        scores[:, ~self.known] = np.nan
+        return scores
+
+    def _known_histories(
+        self, queries: Queries
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64] | None]:
+        """Histories without the events of items that have no vector."""
+        keep = queries.item >= 0
+        keep[keep] = self.known[queries.item[keep]]
+        if keep.all():
+            return queries.offsets, queries.item, queries.time_us
+        counted = np.concatenate([[0], np.cumsum(keep)])
+        time_us = None if queries.time_us is None else queries.time_us[keep]
+        return counted[queries.offsets], queries.item[keep], time_us
+
+    def contributions(self, query: Queries, items: NDArray[np.int32]) -> NDArray[np.float32]:
+        """[len(items), H]: how much of each score is lost when an event had not been there (leave one out).
+
+        Exact: score(history) - score(history without the event), for the latest EXPLAINED events; the parts
+        of older events are 0. Events interact, so the parts need not add up to the score. Cost: one encoding
+        of min(EXPLAINED, H) + 1 histories, whatever the number of items.
+        """
+        parts = np.zeros((len(items), len(query.item)), np.float32)
+        usable = np.flatnonzero((query.item >= 0) & self.known[np.maximum(query.item, 0)])
+        if len(usable) < 2:
+            return parts
+        without = usable[-EXPLAINED:]
+        variants = [usable, *(usable[usable != event] for event in without)]
+        offsets = np.concatenate([[0], np.cumsum([len(v) for v in variants])]).astype(np.int64)
+        index = np.concatenate(variants)
+        time_us = None if query.time_us is None else query.time_us[index]
+        vectors = self.encoder.encode(offsets, query.item[index], time_us)
+        lost = self._output[items] @ (vectors[:1] - vectors[1:]).T
+        parts[:, without] = np.where(self.known[items][:, None], lost, 0)
+        return parts
+
+    def save(self, writer: ArtifactWriter) -> None:
+        arrays = {name: np.ascontiguousarray(w) for name, w in self.encoder.weights.items()}
+        save_file(arrays, writer.file(WEIGHTS))
+        writer.array("known", self.known)
+
+    @classmethod
+    def load(cls, artifact: Artifact, settings: Settings) -> Self:
+        own = _own(settings)
+        weights = load_file(artifact.file(WEIGHTS))
+        return cls(own, Encoder(weights, cosine=own.output == "cosine"), artifact.array("known"))
+
+
+def _own(settings: Settings) -> TransformerSettings:
+    if not isinstance(settings, TransformerSettings):
+        raise ConfigError(f"the transformer needs TransformerSettings, got {type(settings).__name__}")
+    return settings
+
+
+def _fit(
+    data: TrainingData, settings: TransformerSettings, context: FitContext
+) -> tuple[Encoder, NDArray[np.bool_], FitReport]:
+    """Training sees the items that have events, numbered anew; it gives vectors to the others if it can."""
+    try:
+        from slipstream.training.transformer_course import Interactions, run
+    except ModuleNotFoundError as error:
+        raise MissingExtra("torch", "train", "training a transformer") from error
+    train = data.train
+    known = train.item_counts > 0
+    if not known.any():
+        raise BadInput("there are no events to train on")
+    content = data.item_features.matrix if settings.content and data.item_features is not None else None
+    if content is not None:
+        known |= np.diff(content.indptr) > 0
+    interactions = Interactions(
+        offsets=np.asarray(train.offsets),
+        item=np.asarray(train.item),
+        time_us=None if train.time_us is None else np.asarray(train.time_us),
+        items=train.item_count,
+        ordered=train.ordered,
+        content=content,
+    )
+    outcome = run(
+        interactions,
+        settings,
+        seed=context.seed,
+        threads=context.threads,
+        device=context.device,
+        validate=_validation(data.validation, settings, known, context.seed),
+        progress=context.progress,
+        checkpoint=None if context.checkpoint is None else Path(context.checkpoint),
+    )
+    encoder = Encoder(outcome.weights, cosine=settings.output == "cosine")
+    notes = {"best_epoch": outcome.best_epoch, "stopped": outcome.stopped}
+    return encoder, known, FitReport(curve=outcome.curve, notes=notes)
+
+
+def _validation(
+    holdout: Holdout | None, settings: TransformerSettings, known: NDArray[np.bool_], seed: int
+) -> Callable[[dict[str, NDArray[Any]]], float] | None:
+    """NDCG@10 of given weights on (a seeded sample of) the holdout, through the very code that serves."""
+    if holdout is None or len(holdout) == 0:
+        return None
+    chosen = np.arange(len(holdout))
+    if len(chosen) > settings.validation_users:
+        random = generator(seed, "validation")
+        chosen = np.sort(random.choice(len(chosen), settings.validation_users, replace=False))
+    slices = [
+        _part(holdout, chosen[at : at + VALIDATION_SLICE]) for at in range(0, len(chosen), VALIDATION_SLICE)
+    ]
+
+    def validate(weights: dict[str, NDArray[Any]]) -> float:
+        model = Transformer(settings, Encoder(weights, cosine=settings.output == "cosine"), known)
+        return float(np.concatenate([_ndcg(model.score(part.queries), part) for part in slices]).mean())
+
+    return validate
+
+
+def _part(holdout: Holdout, chosen: NDArray[np.int64]) -> Holdout:
+    """The chosen queries of a holdout with their targets."""
+    queries = holdout.queries
+    index, offsets = _ranges(queries.offsets, chosen)
+    target_index, target_offsets = _ranges(holdout.offsets, chosen)
+    picked = Queries(
+        user=queries.user[chosen],
+        offsets=offsets,
+        item=queries.item[index],
+        time_us=None if queries.time_us is None else queries.time_us[index],
+        now_us=None if queries.now_us is None else queries.now_us[chosen],
+    )
+    return Holdout(picked, target_offsets, holdout.target[target_index])
+
+
+def _ranges(
+    offsets: NDArray[np.int64], chosen: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The entries of the chosen rows of a ragged array, and the offsets of the smaller array."""
+    lengths = offsets[chosen + 1] - offsets[chosen]
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    return np.arange(ends[-1]) - np.repeat(ends[:-1] - offsets[chosen], lengths), ends
+
+
+def _ndcg(scores: ScoreMatrix, holdout: Holdout) -> NDArray[np.float64]:
+    """NDCG@10 of each query, [Q]. Items of the history are out of the race unless they are targets."""
+    ranked = np.where(np.isnan(scores), -np.inf, scores)
+    queries, targets = holdout.queries, holdout.target
+    owner = np.repeat(np.arange(len(holdout)), np.diff(holdout.offsets))
+    wanted = ranked[owner, targets]
+    seen = queries.item >= 0
+    ranked[queries.rows()[seen], queries.item[seen]] = -np.inf
+    ranked[owner, targets] = wanted
+    rank = (ranked[owner] > wanted[:, None]).sum(1)
+    gain = np.where((rank < 10) & (wanted > -np.inf), 1 / np.log2(rank + 2), 0)
+    found = np.bincount(owner, gain, minlength=len(holdout))
+    ideal = np.concatenate([[0], np.cumsum(1 / np.log2(np.arange(10) + 2))])
+    counts = np.minimum(np.diff(holdout.offsets), 10)
+    result: NDArray[np.float64] = found / np.maximum(ideal[counts], 1e-12)
+    return result
+
+
+MODEL = Transformer

@@ -1,0 +1,49 @@
+"""The one ranking of the house: trials rank with it, and what is served ranks with the same two parts."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slipstream.dataset.queries import Queries
+from slipstream.inference.retriever import NOTHING, top_k
+from slipstream.models.recommender import Recommender
+
+BATCH = 256
+"""Queries scored at once: 256 rows of 100k float32 scores are 100 MB, the largest block held in memory."""
+
+
+def rank(
+    model: Recommender,
+    queries: Queries,
+    k: int,
+    *,
+    repeat: bool = False,
+    candidates: NDArray[np.bool_] | None = None,
+    batch: int = BATCH,
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """The K best items [Q, K] and their scores [Q, K] for each query, best first, ties by item number.
+
+    repeat: whether an item of the history may come back. candidates: [I] or [Q, I], True where an item may
+    appear. A query with fewer than K answers is padded with item -1 and score -inf.
+    Memory O(batch · I) for the scores and their mask, whatever Q is.
+    """
+    items = np.full((len(queries), k), NOTHING, np.int32)
+    scores = np.full((len(queries), k), -np.inf, np.float32)
+    for start, part in queries.batches(batch):
+        stop = start + len(part)
+        guesses = model.score(part)
+        excluded = excluded_mask(part, guesses.shape[1], repeat=repeat)
+        if candidates is not None:
+            excluded |= ~(candidates if candidates.ndim == 1 else candidates[start:stop])
+        items[start:stop], scores[start:stop] = top_k(guesses, k, excluded=excluded)
+    return items, scores
+
+
+def excluded_mask(queries: Queries, item_count: int, *, repeat: bool) -> NDArray[np.bool_]:
+    """[Q, I], True where the query's history holds the item (nowhere if `repeat`)."""
+    excluded = np.zeros((len(queries), item_count), bool)
+    if not repeat:
+        known = (queries.item >= 0) & (queries.item < item_count)
+        excluded[queries.rows()[known], queries.item[known]] = True
+    return excluded

@@ -1,0 +1,136 @@
+"""Why an item is there: paths, history items or popularity, each drawn from what really scored it.
+
+A reason is never invented. Paths come from a model that sums over paths; history reasons from a model that
+can split its score over the history; popularity is the reason only where popularity was the score. Where
+nothing of this carries, there is no reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slipstream.dataset.queries import Queries
+from slipstream.models.recommender import ExplainsByHistory, ExplainsByPaths, PathReason
+from slipstream.recommend.live_users import UserState
+from slipstream.recommend.newcomers import Shelf
+from slipstream.recommend.slate import Reason, Tier
+from slipstream.recommend.wording import Wording
+
+ANYBODY = "anybody"
+"""The head of a path for a person without an id, who sent only a history."""
+SMALLEST_SHARE = 0.01
+"""A history item that carries less than this is noise, not a reason."""
+
+
+@dataclass(frozen=True)
+class Reasons:
+    """The reasons of one release. by_paths may be the primary model or one that ships beside it."""
+
+    by_paths: ExplainsByPaths | None
+    by_history: ExplainsByHistory | None
+    people: NDArray[np.int32]  # [I] distinct users of each item
+    wording: Wording
+
+    def of(
+        self,
+        items: Sequence[int],
+        user: UserState,
+        shelf: Shelf,
+        tier: Tier,
+        *,
+        now_us: int | None = None,
+        paths: int = 2,
+        history: int = 1,
+    ) -> list[tuple[Reason, ...]]:
+        """The reasons of each item of `items` (shelf numbers): paths first, then history items.
+
+        paths, history: the most of each kind. Cost: one call for the contributions, one path search an item.
+        """
+        if tier == "popularity":
+            return [self._popularity(item) for item in items]
+        query = user.query(now_us)
+        carried = self._contributions(items, query)
+        return [
+            (
+                *self._paths(item, query, user, paths),
+                *self._history(carried[row], user, history),
+            )
+            if item < len(shelf.items)
+            else self._newcomer(item, user, shelf)
+            for row, item in enumerate(items)
+        ]
+
+    def _popularity(self, item: int) -> tuple[Reason, ...]:
+        if item >= len(self.people) or not (people := int(self.people[item])):
+            return ()
+        return (Reason("popularity", self.wording.popularity(people), 1.0),)
+
+    def _paths(self, item: int, query: Queries, user: UserState, limit: int) -> list[Reason]:
+        if self.by_paths is None or limit == 0:
+            return []
+        found = self.by_paths.paths(query, item, limit)
+        return [self._path(path, user) for path in found if path.hops and path.score > 0]
+
+    def _path(self, path: PathReason, user: UserState) -> Reason:
+        """The path as a reason. The model knows no kinds of events: the first hop gets the event's own."""
+        first = path.hops[0]
+        kind = user.kind_of(first.tail)
+        first = replace(first, head=user.user_id or ANYBODY, relation=kind or first.relation)
+        hops = (first, *path.hops[1:])
+        return Reason("path", self.wording.path(hops), _share(path.share), hops)
+
+    def _contributions(self, items: Sequence[int], query: Queries) -> NDArray[np.float32]:
+        """[len(items), H]; zeros where the model cannot split its score or does not know the item."""
+        carried = np.zeros((len(items), len(query.item)), np.float32)
+        if self.by_history is None or not len(query.item):
+            return carried
+        wanted = np.asarray(items, np.int64)
+        known = wanted < len(self.people)
+        carried[known] = np.nan_to_num(
+            self.by_history.contributions(query, wanted[known].astype(np.int32)), posinf=0.0, neginf=0.0
+        )
+        return carried
+
+    def _history(self, carried: NDArray[np.float32], user: UserState, limit: int) -> list[Reason]:
+        """The history items that carry most. share: positive part of all positive parts; repeats add up."""
+        positive = np.maximum(carried, 0.0, dtype=np.float64)
+        total = float(positive.sum())
+        if total <= 0 or limit == 0:
+            return []
+        by_item: dict[str, float] = {}
+        for item_id, part in zip(user.known_ids, positive, strict=True):
+            by_item[item_id] = by_item.get(item_id, 0.0) + float(part) / total
+        best = sorted(by_item.items(), key=lambda pair: -pair[1])[:limit]
+        return [
+            Reason("history", self.wording.history(item_id, user.kind_of(item_id) or "click"), _share(share))
+            for item_id, share in best
+            if share >= SMALLEST_SHARE
+        ]
+
+    def _newcomer(self, item: int, user: UserState, shelf: Shelf) -> tuple[Reason, ...]:
+        """A new item scores by likeness, so its reason is the history item it shares most values with."""
+        mine = _values(shelf, item)
+        best: tuple[str, list[tuple[str, str]]] = ("", [])
+        for item_id in dict.fromkeys(reversed(user.item_ids)):
+            number = shelf.number(item_id)
+            shared = [pair for pair in mine if pair in set(_values(shelf, number))] if number >= 0 else []
+            if len(shared) > len(best[1]):
+                best = (item_id, shared)
+        item_id, shared = best
+        if not shared:
+            return ()
+        values = [text for _, text in shared[:3]]
+        text = self.wording.shared_values(item_id, user.kind_of(item_id) or "click", values)
+        return (Reason("history", text, _share(len(shared) / len(mine))),)
+
+
+def _values(shelf: Shelf, item: int) -> list[tuple[str, str]]:
+    return [(column, text) for column, texts in shelf.attributes(item).items() for text in texts]
+
+
+def _share(value: float) -> float:
+    return min(1.0, max(0.0, float(value))) if np.isfinite(value) else 0.0

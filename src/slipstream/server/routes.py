@@ -1,0 +1,233 @@
+"""Every route of the contract: reads the call, asks the service, writes the answer."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from slipstream.errors import UnknownName
+from slipstream.recommend.catalogue import value_texts
+from slipstream.recommend.pipeline import Request
+from slipstream.recommend.slate import reason_json, slate_json
+from slipstream.server import documentation
+from slipstream.server.app import Call, Reply, Route
+from slipstream.server.exposition import CONTENT_TYPE
+from slipstream.server.page import page
+from slipstream.server.service import Service
+from slipstream.server.wire import (
+    LONGEST_ID,
+    MOST_CONTEXT_BYTES,
+    MOST_EVENTS,
+    MOST_NEW_ITEMS,
+    MOST_RESULTS,
+    EventsIn,
+    ItemsIn,
+    Problem,
+    RecommendIn,
+    Rejected,
+    decode,
+    encode,
+    entries,
+    read_events,
+    read_items,
+    time_text,
+    time_us,
+)
+
+T = TypeVar("T")
+MOST_LISTED = 1_000
+HTML = b"text/html; charset=utf-8"
+_PAGE_POLICY = (
+    b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+)
+
+
+class Routes:
+    """The handlers over one service."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._table = self._routes()
+        self._openapi = encode(documentation.openapi(self._table))
+        self._page = page(self._table).encode()
+
+    def table(self) -> list[Route]:
+        return self._table
+
+    def _routes(self) -> list[Route]:
+        about = documentation.ABOUT
+        return [
+            Route(
+                "GET", "/v1/recommendations/{user_id}", self.recommend_user, "read", about["recommend_user"]
+            ),
+            Route("POST", "/v1/recommendations", self.recommend, "read", about["recommend"]),
+            Route("POST", "/v1/events", self.post_events, "events", about["post_events"]),
+            Route("GET", "/v1/users/{user_id}/events", self.user_events, "read", about["user_events"]),
+            Route("DELETE", "/v1/users/{user_id}", self.forget, "admin", about["forget"]),
+            Route("POST", "/v1/items", self.post_items, "admin", about["post_items"]),
+            Route("GET", "/v1/items/{item_id}/similar", self.similar, "read", about["similar"]),
+            Route("GET", "/v1/explanations/{user_id}/{item_id}", self.explain, "read", about["explain"]),
+            Route("GET", "/healthz", self.health, None, about["health"]),
+            Route("GET", "/readyz", self.readiness, None, about["readiness"]),
+            Route("GET", "/metrics", self.metrics, "read", about["metrics"]),
+            Route("GET", "/openapi.json", self.openapi, None, about["openapi"]),
+            Route("GET", "/docs", self.docs, None, about["docs"]),
+        ]
+
+    async def recommend_user(self, call: Call) -> Reply:
+        k = _whole(call, "k", 10, 1, MOST_RESULTS)
+        request = Request(user_id=_id(call, "user_id"), k=k, explain=_flag(call, "explain"))
+        return await self._slate(request)
+
+    async def recommend(self, call: Call) -> Reply:
+        asked = decode(call.body, RecommendIn)
+        if asked.context is not None and len(encode(asked.context)) > MOST_CONTEXT_BYTES:
+            raise Problem(413, "too-large", f"context holds at most {MOST_CONTEXT_BYTES} bytes")
+        filters = {
+            column: tuple(text for value in values for text in value_texts(value))
+            for column, values in (asked.filters or {}).items()
+        }
+        return await self._slate(
+            Request(
+                user_id=asked.user_id,
+                history=asked.history,
+                k=asked.k,
+                explain=asked.explain,
+                exclude=asked.exclude or (),
+                allow=asked.allow,
+                filters=filters,
+                time_us=None if asked.time is None else _or_422(lambda: time_us(asked.time or 0, _now_us())),
+                context=asked.context or {},
+            )
+        )
+
+    async def _slate(self, request: Request) -> Reply:
+        slate = await self._service.answers.run(lambda: self._service.recommend(request))
+        return Reply(encode(slate_json(slate)))
+
+    async def post_events(self, call: Call) -> Reply:
+        raw = entries(call.body, EventsIn, "events", MOST_EVENTS)
+        good, rejected = read_events(raw, _now_us())
+        if not good:
+            raise _nothing_taken(rejected, {"stored": 0, "repeated": 0})
+        done = await self._service.writes.run(lambda: self._service.append(good))
+        self._service.metrics.stored(done.stored, done.repeated, len(rejected))
+        answer = {"stored": done.stored, "repeated": done.repeated, "rejected": [r.json() for r in rejected]}
+        return Reply(encode(answer))
+
+    async def user_events(self, call: Call) -> Reply:
+        user_id, limit = _id(call, "user_id"), _whole(call, "limit", 100, 1, MOST_LISTED)
+        rows = await self._service.answers.run(lambda: self._service.events_of(user_id, limit))
+        return Reply(encode({"user_id": user_id, "events": [_event_json(row) for row in rows]}))
+
+    async def forget(self, call: Call) -> Reply:
+        user_id = _id(call, "user_id")
+        removed = await self._service.writes.run(lambda: self._service.forget(user_id))
+        return Reply(encode({"user_id": user_id, "events_removed": removed}))
+
+    async def post_items(self, call: Call) -> Reply:
+        raw = entries(call.body, ItemsIn, "items", MOST_NEW_ITEMS)
+        rows, rejected = read_items(raw)
+        if not rows:
+            raise _nothing_taken(rejected, {"stored": 0})
+        await self._service.writes.run(lambda: self._service.add_items(rows))
+        return Reply(encode({"stored": len(rows), "rejected": [r.json() for r in rejected]}))
+
+    async def similar(self, call: Call) -> Reply:
+        item_id, k = _id(call, "item_id"), _whole(call, "k", 10, 1, MOST_RESULTS)
+        with _known_item():
+            slate = await self._service.answers.run(lambda: self._service.similar(item_id, k))
+        return Reply(encode(slate_json(slate)))
+
+    async def explain(self, call: Call) -> Reply:
+        user_id, item_id = _id(call, "user_id"), _id(call, "item_id")
+        with _known_item():
+            reasons = await self._service.answers.run(lambda: self._service.explain(user_id, item_id))
+        found = [reason_json(reason) for reason in reasons]
+        return Reply(encode({"user_id": user_id, "item_id": item_id, "reasons": found}))
+
+    async def health(self, call: Call) -> Reply:
+        return Reply(b'{"status":"alive"}')
+
+    async def readiness(self, call: Call) -> Reply:
+        return Reply(encode({"status": "ready", "release": self._service.pipeline.release.name}))
+
+    async def metrics(self, call: Call) -> Reply:
+        return Reply(self._service.metrics.text().encode(), content_type=CONTENT_TYPE.encode())
+
+    async def openapi(self, call: Call) -> Reply:
+        return Reply(self._openapi)
+
+    async def docs(self, call: Call) -> Reply:
+        return Reply(self._page, content_type=HTML, headers=((b"content-security-policy", _PAGE_POLICY),))
+
+
+@contextlib.contextmanager
+def _known_item() -> Iterator[None]:
+    try:
+        yield
+    except UnknownName as error:
+        hint = "ids are those of the catalogue; add one with POST /v1/items"
+        raise Problem(404, "unknown-item", error.message, hint) from error
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
+
+
+def _event_json(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "event_id": row["event_id"],
+        "user_id": row["user_id"],
+        "item_id": row["item_id"],
+        "kind": row["kind"],
+        "value": row["value"],
+        "time": time_text(row["time_us"]),
+    }
+
+
+def _nothing_taken(rejected: list[Rejected], counts: dict[str, int]) -> Problem:
+    """The answer to a batch without one good entry: the first fault, and all of them beside it."""
+    first = rejected[0]
+    more = {**counts, "rejected": [r.json() for r in rejected[:1_000]]}
+    status = 400 if first.code == "malformed" else 422
+    return Problem(status, first.code, first.detail, "the shapes are in /openapi.json", more=more)
+
+
+def _id(call: Call, name: str) -> str:
+    value = call.path[name]
+    if len(value) > LONGEST_ID:
+        raise Problem(
+            422, "invalid", f"{name} has {len(value)} characters, at most {LONGEST_ID} are possible"
+        )
+    return value
+
+
+def _whole(call: Call, name: str, default: int, low: int, high: int) -> int:
+    text = call.query.get(name)
+    if text is None:
+        return default
+    value = int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else -1
+    if not low <= value <= high:
+        hint = f"for example ?{name}={default}"
+        raise Problem(422, "invalid", f"{name} must be {low} to {high}, got {text[:40]!r}", hint)
+    return value
+
+
+_FLAGS = {"1": True, "true": True, "yes": True, "": True, "0": False, "false": False, "no": False}
+
+
+def _flag(call: Call, name: str) -> bool:
+    text = call.query.get(name, "0").lower()
+    if text not in _FLAGS:
+        raise Problem(422, "invalid", f"{name} must be true or false, got {text[:40]!r}", f"?{name}=true")
+    return _FLAGS[text]
+
+
+def _or_422(read: Callable[[], T]) -> T:
+    try:
+        return read()
+    except ValueError as error:
+        raise Problem(422, "invalid", str(error), "write 2026-05-01T12:00:00Z or 1777636800") from error

@@ -1,0 +1,229 @@
+"""JSON on the wire: the shapes of requests, decoded and bounded at the edge, and times in both forms.
+
+Every problem a caller can cause becomes a `Problem` here or in routes.py; nothing below sees raw JSON.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+LONGEST_ID = 512
+LONGEST_KIND = 64
+MOST_EVENTS = 10_000
+MOST_NEW_ITEMS = 1_000
+MOST_HISTORY = 5_000
+MOST_EXCLUDED = 10_000
+MOST_RESULTS = 500
+MOST_VALUES = 1_000
+MOST_CONTEXT_BYTES = 16_384
+MOST_BODY_BYTES = 4 * 1024 * 1024
+
+EARLIEST_US = 0
+FUTURE_SLACK_US = 24 * 3600 * 1_000_000
+"""A clock may be a day ahead (time zones written as UTC are common); more is a mistake."""
+
+Id = Annotated[str, Meta(min_length=1, max_length=LONGEST_ID, description="an outside id, kept as it is")]
+Kind = Annotated[str, Meta(min_length=1, max_length=LONGEST_KIND, description="what happened")]
+Time = str | int | float
+"""RFC 3339 or unix seconds."""
+
+
+@dataclass
+class Problem(Exception):  # noqa: N818 - named as RFC 9457 names it
+    """An answer that is not a success: problem+json with a stable code and a way out."""
+
+    status: int
+    code: str
+    detail: str
+    hint: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    def body(self) -> bytes:
+        about = {"type": "about:blank", "title": TITLES.get(self.status, "Error"), "status": self.status}
+        return encode({**about, "code": self.code, "detail": self.detail, "hint": self.hint, **self.more})
+
+
+TITLES = {
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    413: "Content Too Large",
+    422: "Unprocessable Content",
+    429: "Too Many Requests",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+    507: "Insufficient Storage",
+}
+
+
+class EventIn(Struct, forbid_unknown_fields=True):
+    """One event. `request_id` names the slate it answers; `context` is free."""
+
+    user_id: Id
+    item_id: Id
+    event_id: Id | None = None
+    kind: Kind = "click"
+    value: float | None = None
+    time: Time | None = None
+    request_id: Annotated[str, Meta(max_length=LONGEST_ID)] | None = None
+    context: dict[str, Any] | None = None
+
+
+class EventsIn(Struct, forbid_unknown_fields=True):
+    events: list[msgspec.Raw]
+
+
+class ItemsIn(Struct, forbid_unknown_fields=True):
+    items: list[msgspec.Raw]
+
+
+class RecommendIn(Struct, forbid_unknown_fields=True):
+    """What to recommend. Ids that nobody knows are ignored."""
+
+    user_id: Id | None = None
+    history: Annotated[list[str], Meta(max_length=MOST_HISTORY)] | None = None
+    k: Annotated[int, Meta(ge=1, le=MOST_RESULTS)] = 10
+    explain: bool = False
+    exclude: Annotated[list[str], Meta(max_length=MOST_EXCLUDED)] | None = None
+    allow: Annotated[list[str], Meta(max_length=MOST_EXCLUDED)] | None = None
+    filters: dict[str, Annotated[list[str | int | float | bool], Meta(max_length=MOST_VALUES)]] | None = None
+    time: Time | None = None
+    context: dict[str, Any] | None = None
+
+
+T = TypeVar("T")
+_decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
+_encoder = msgspec.json.Encoder()
+
+
+def encode(value: Any) -> bytes:
+    return _encoder.encode(value)
+
+
+def decode(body: bytes | msgspec.Raw, form: type[T]) -> T:
+    """The body as `form`. Raises Problem 400 for what is not JSON and 422 for JSON of another shape."""
+    decoder = _decoders.get(form)
+    if decoder is None:
+        decoder = _decoders[form] = msgspec.json.Decoder(form)
+    try:
+        decoded: T = decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise Problem(422, "invalid", str(error), "the shapes are in /openapi.json") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Problem(400, "malformed", f"the body is not JSON: {error}", "send one JSON object") from error
+    return decoded
+
+
+def time_us(value: Time, now_us: int) -> int:
+    """Microseconds since 1970 UTC. Raises ValueError with a sentence for what is no time or out of range."""
+    if isinstance(value, str):
+        found = _rfc3339_us(value)
+    elif not math.isfinite(value) or abs(value) > 1e12:
+        raise ValueError(f"time must be RFC 3339 or unix seconds, got {value!r}")
+    else:
+        found = round(value * 1_000_000)
+    if found < EARLIEST_US:
+        raise ValueError(f"time lies before 1970: {value!r}")
+    if found > now_us + FUTURE_SLACK_US:
+        raise ValueError(f"time lies more than a day in the future: {value!r}")
+    return found
+
+
+def _rfc3339_us(text: str) -> int:
+    try:
+        moment = msgspec.convert(text, datetime)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"time must be RFC 3339 or unix seconds, got {text[:40]!r}") from error
+    if moment.tzinfo is None:
+        raise ValueError(f"time has no zone: {text!r} (write ...Z or ...+02:00)")
+    try:
+        whole = moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"time is out of range: {text[:40]!r}") from error
+    return int(whole.replace(microsecond=0).timestamp()) * 1_000_000 + whole.microsecond
+
+
+def time_text(moment_us: int | None) -> str | None:
+    """RFC 3339 in UTC; None stays None."""
+    if moment_us is None:
+        return None
+    seconds, micro = divmod(moment_us, 1_000_000)
+    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{text}.{micro:06d}Z" if micro else f"{text}Z"
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """One entry of a batch that was not taken, and why."""
+
+    index: int
+    code: str
+    detail: str
+
+    def json(self) -> dict[str, Any]:
+        return {"index": self.index, "code": self.code, "detail": self.detail}
+
+
+def entries(body: bytes, form: type[EventsIn] | type[ItemsIn], name: str, most: int) -> list[msgspec.Raw]:
+    """The entries of a single object or of `{name: [...]}`. Raises Problem 413 for more than `most`."""
+    peek = decode(body, dict[str, msgspec.Raw])
+    if name not in peek:
+        return [msgspec.Raw(body)]
+    found: list[msgspec.Raw] = getattr(decode(body, form), name)
+    if len(found) > most:
+        raise Problem(
+            413, "too-many", f"{name} holds {len(found)} entries, at most {most}", "send them in parts"
+        )
+    if not found:
+        raise Problem(422, "empty", f"{name} is empty", f"send at least one entry in {name}")
+    return found
+
+
+def read_events(raw: Sequence[msgspec.Raw], now_us: int) -> tuple[list[tuple[EventIn, int]], list[Rejected]]:
+    """(event, its time in microseconds) of the good entries, and the rejected ones. O(bytes)."""
+    good: list[tuple[EventIn, int]] = []
+    rejected: list[Rejected] = []
+    for index, entry in enumerate(raw):
+        try:
+            event = decode(entry, EventIn)
+            if event.value is not None and not math.isfinite(event.value):
+                raise ValueError("value must be a finite number")
+            good.append((event, now_us if event.time is None else time_us(event.time, now_us)))
+        except Problem as problem:
+            rejected.append(Rejected(index, problem.code, problem.detail))
+        except ValueError as error:
+            rejected.append(Rejected(index, "invalid", str(error)))
+    return good, rejected
+
+
+Cell = str | int | float | bool | list[str | int | float | bool] | None
+
+
+def read_items(raw: Sequence[msgspec.Raw]) -> tuple[list[dict[str, Any]], list[Rejected]]:
+    """Rows of attributes with an `item_id`, and the rejected entries."""
+    good: list[dict[str, Any]] = []
+    rejected: list[Rejected] = []
+    for index, entry in enumerate(raw):
+        try:
+            row = decode(entry, dict[str, Cell])
+            item_id = row.get("item_id")
+            if not isinstance(item_id, str) or not 0 < len(item_id) <= LONGEST_ID:
+                raise ValueError(f"item_id must be text of 1 to {LONGEST_ID} characters")
+            if len(row) > 200 or any(len(column) > 200 for column in row):
+                raise ValueError("a row holds at most 200 attributes with names of at most 200 characters")
+            good.append(row)
+        except Problem as problem:
+            rejected.append(Rejected(index, problem.code, problem.detail))
+        except ValueError as error:
+            rejected.append(Rejected(index, "invalid", str(error)))
+    return good, rejected

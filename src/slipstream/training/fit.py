@@ -1,0 +1,257 @@
+"""The one training loop: shards of a batch in threads, AdamW, validation, the best weights, checkpoints.
+
+A run depends on its settings, data and seed alone: gradients of shards are summed in a fixed order, and every
+random stream is named by seed, epoch and shard. So the same run gives the same bits with one thread or two,
+and a run that was killed goes on from its last epoch as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from slipstream.config import Progress, silent
+from slipstream.errors import BadInput, SlipstreamError
+from slipstream.training.checkpoints import (
+    Checkpoint,
+    optimizer_tensors,
+    read_checkpoint,
+    restore_optimizer,
+    write_checkpoint,
+)
+from slipstream.training.next_item import NextItemTask
+from slipstream.training.packing import Chunk
+from slipstream.training.transformer_network import Dropout
+
+Weights = dict[str, np.ndarray]
+Validate = Callable[[Weights], float]
+"""Higher is better."""
+
+
+class Diverged(SlipstreamError):  # noqa: N818 - the error tree names situations
+    """The loss or a gradient is no longer a number."""
+
+    code = "diverged"
+    exit_code = 3
+
+
+@dataclass(frozen=True)
+class FitPlan:
+    """How long and how fast. The learning rate falls in a line from lr to 0 over `epochs`."""
+
+    epochs: int
+    lr: float
+    table_lr: float
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    warmup: float = 0.0  # epochs
+    patience: int = 0  # validations without a better value before it stops; 0: never
+    validate_every: int = 1
+    validate_from: int = 0  # epochs before the first validation
+    threads: int = 1
+
+
+@dataclass
+class FitOutcome:
+    """weights: the best by validation (the last without one)."""
+
+    weights: Weights
+    curve: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_value: float = -math.inf
+    stopped: str = "all epochs done"
+
+
+def fit(
+    task: NextItemTask,
+    plan: FitPlan,
+    *,
+    validate: Validate | None = None,
+    progress: Progress = silent,
+    checkpoint: Path | None = None,
+    fingerprint: str = "",
+) -> FitOutcome:
+    """Train the task's network. Raises Diverged with the step where a loss is not finite."""
+    if task.tokens == 0:
+        raise BadInput("no history has two events, so there is nothing to learn an order from")
+    with _one_thread():
+        run = _Run(task, plan, validate, progress)
+        if checkpoint is not None and (found := read_checkpoint(checkpoint, fingerprint)) is not None:
+            run.restore(found)
+        while not run.finished:
+            run.epoch_once()
+            if checkpoint is not None:
+                write_checkpoint(checkpoint, fingerprint, run.state())
+        return run.outcome()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Intra-op threads off: on shared cores their barriers wait for the descheduled one, many times over."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Run:
+    def __init__(
+        self, task: NextItemTask, plan: FitPlan, validate: Validate | None, progress: Progress
+    ) -> None:
+        self.task, self.plan, self.validate, self.progress = task, plan, validate, progress
+        named = {n: p for n, p in task.network.named_parameters() if p.requires_grad}
+        self.names: dict[Tensor, str] = {p: n for n, p in named.items()}
+        self.parameters = list(named.values())
+        tables = [p for n, p in named.items() if n in ("item", "feature")]
+        others = [p for n, p in named.items() if n not in ("item", "feature")]
+        groups = [{"params": tables, "scale": plan.table_lr}, {"params": others, "scale": plan.lr}]
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=plan.lr, betas=(0.9, 0.98), weight_decay=plan.weight_decay, fused=True
+        )
+        self.per_epoch = task.batches_per_epoch()
+        self.epoch = 0
+        self.step = 0
+        self.stale = 0
+        self.cpu_s = 0.0
+        self.best: dict[str, Tensor] = {}
+        self.result = FitOutcome({})
+        self.finished = plan.epochs == 0
+
+    def epoch_once(self) -> None:
+        begun, cpu = time.perf_counter(), time.process_time()
+        loss, tokens = self._train_epoch()
+        self.epoch += 1
+        self.cpu_s += time.process_time() - cpu
+        row = {"epoch": float(self.epoch), "loss": loss, "train_cpu_s": round(self.cpu_s, 3)}
+        row["events_per_s"] = round(tokens / max(time.perf_counter() - begun, 1e-9), 1)
+        last = self.epoch == self.plan.epochs
+        if self.validate is not None and self._is_due(last):
+            value = self.validate(self.task.network.weights())
+            row["validation_ndcg@10"] = value
+            self._judge(value)
+        elif self.validate is None and last:
+            self._keep()
+        self.result.curve.append(row)
+        self.finished = self.finished or last
+        self._tell(row, begun)
+
+    def _is_due(self, last: bool) -> bool:
+        plan = self.plan
+        return last or (self.epoch > plan.validate_from and self.epoch % plan.validate_every == 0)
+
+    def _train_epoch(self) -> tuple[float, int]:
+        """Mean loss per token, and how many tokens."""
+        total, tokens = 0.0, 0
+        plan, shards = self.plan, self.task.plan.shards
+        masks = [self.task.dropout(self.epoch, shard) for shard in range(shards)]
+        workers = min(plan.threads, shards)
+        inner = max(1, plan.threads // shards)
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(inner,)) as pool:
+            for number, batch in enumerate(self.task.batches(self.epoch)):
+                self._set_rate(self.epoch + min(number / self.per_epoch, 1.0))
+                count = sum(chunk.tokens for chunk in batch)
+                parts = list(pool.map(self._gradients, batch, masks, [count] * len(batch)))
+                total += self._update(parts) * count
+                tokens += count
+                self.progress(self.step, self.per_epoch * plan.epochs, "")
+        return total / max(tokens, 1), tokens
+
+    def _gradients(self, chunk: Chunk, masks: Dropout, count: int) -> tuple[float, tuple[Tensor, ...]]:
+        loss = self.task.loss(chunk, masks) / count
+        return float(loss.detach()), torch.autograd.grad(loss, self.parameters)
+
+    def _update(self, parts: list[tuple[float, tuple[Tensor, ...]]]) -> float:
+        """One step of the optimizer with the sum of the shards' gradients; their loss."""
+        loss = sum(value for value, _ in parts)
+        for parameter, *gradients in zip(self.parameters, *(g for _, g in parts), strict=True):
+            total = gradients[0]
+            for other in gradients[1:]:
+                total = total + other
+            parameter.grad = total
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.plan.clip)
+        self.step += 1
+        if not math.isfinite(loss) or not bool(torch.isfinite(norm)):
+            raise Diverged(
+                f"training diverged at step {self.step} (epoch {self.epoch + 1}): the loss is {loss}, "
+                f"the norm of the gradient {float(norm)}",
+                hint="lower lr, or set precision=float32",
+            )
+        self.optimizer.step()
+        return loss
+
+    def _set_rate(self, done: float) -> None:
+        """`done` in epochs."""
+        plan = self.plan
+        factor = min(1.0, (done + 1e-9) / plan.warmup) if plan.warmup else 1.0
+        factor *= max(0.0, 1.0 - done / plan.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["scale"] * factor
+
+    def _judge(self, value: float) -> None:
+        if value > self.result.best_value:
+            self.result.best_value = value
+            self._keep()
+            self.stale = 0
+            return
+        self.stale += 1
+        if self.plan.patience and self.stale >= self.plan.patience:
+            self.result.stopped = f"validation did not improve {self.stale} times"
+            self.finished = True
+
+    def _keep(self) -> None:
+        self.best = {name: parameter.detach().clone() for parameter, name in self.names.items()}
+        self.result.best_epoch = self.epoch
+
+    def _tell(self, row: dict[str, float], begun: float) -> None:
+        plan = self.plan
+        left = (plan.epochs - self.epoch) * (time.perf_counter() - begun)
+        note = f"epoch {self.epoch}/{plan.epochs}, loss {row['loss']:.4f}"
+        if "validation_ndcg@10" in row:
+            note += f", validation NDCG@10 {row['validation_ndcg@10']:.4f}"
+        note += f", {row['events_per_s']:,.0f} events/s"
+        note += f", {left:.0f} s left" if not self.finished else f", {self.result.stopped}"
+        self.progress(self.step, self.per_epoch * plan.epochs, note)
+
+    def state(self) -> Checkpoint:
+        tensors = {f"parameter/{name}": p for p, name in self.names.items()}
+        tensors |= {f"best/{name}": value for name, value in self.best.items()}
+        tensors |= optimizer_tensors(self.optimizer, self.names)
+        r = self.result
+        about: dict[str, Any] = {
+            "epoch": self.epoch, "step": self.step, "stale": self.stale, "cpu_s": self.cpu_s,
+            "finished": self.finished, "curve": r.curve, "best_epoch": r.best_epoch,
+            "best_value": None if math.isinf(r.best_value) else r.best_value, "stopped": r.stopped,
+        }  # fmt: skip
+        return Checkpoint(tensors, about)
+
+    def restore(self, found: Checkpoint) -> None:
+        with torch.no_grad():
+            for parameter, name in self.names.items():
+                parameter.copy_(found.tensors[f"parameter/{name}"])
+        self.best = {n.removeprefix("best/"): t for n, t in found.tensors.items() if n.startswith("best/")}
+        restore_optimizer(self.optimizer, self.names, found.tensors)
+        about, r = found.about, self.result
+        self.epoch, self.step, self.stale = about["epoch"], about["step"], about["stale"]
+        self.cpu_s, self.finished = about["cpu_s"], about["finished"]
+        r.curve, r.best_epoch, r.stopped = about["curve"], about["best_epoch"], about["stopped"]
+        r.best_value = -math.inf if about["best_value"] is None else about["best_value"]
+
+    def outcome(self) -> FitOutcome:
+        with torch.no_grad():
+            for parameter, name in self.names.items():
+                if name in self.best:
+                    parameter.copy_(self.best[name])
+        self.result.weights = self.task.network.weights()
+        return self.result

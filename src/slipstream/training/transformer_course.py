@@ -1,0 +1,216 @@
+"""A whole training of the transformer, from interactions to the weights that inference reads."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from numpy.typing import NDArray
+
+from slipstream.config import Progress, silent
+from slipstream.errors import Unavailable
+from slipstream.randomness import derive
+from slipstream.training.fit import FitOutcome, FitPlan, Validate, Weights, fit
+from slipstream.training.next_item import NextItemPlan, NextItemTask
+from slipstream.training.packing import GAP_BINS, Histories, PackingPlan, gap_bins
+from slipstream.training.transformer_network import Content, NetworkShape, TransformerNetwork, block_of
+from slipstream.training.transformer_settings import TransformerSettings
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """`item[offsets[u]:offsets[u+1]]` in order of time; ordered: False where that order means nothing."""
+
+    offsets: NDArray[np.int64]  # [U + 1]
+    item: NDArray[np.int32]  # [E]
+    time_us: NDArray[np.int64] | None  # [E]
+    items: int  # I, also those without events
+    ordered: bool = True
+    content: sp.csr_matrix | None = None  # [I, F]
+
+
+def run(
+    interactions: Interactions,
+    settings: TransformerSettings,
+    *,
+    seed: int,
+    threads: int = 1,
+    device: str = "cpu",
+    validate: Validate | None = None,
+    progress: Progress = silent,
+    checkpoint: Path | None = None,
+) -> FitOutcome:
+    """Train; the outcome's weights cover all I items. Items without an event have only their content."""
+    numbers = np.flatnonzero(np.bincount(interactions.item, minlength=interactions.items))
+    histories = _histories(interactions, settings, numbers)
+    shape = _shape(interactions, settings, len(numbers))
+    _check_memory(shape, settings)
+    content = _unit_rows(interactions.content)
+    known_content = None if content is None else _content_tensors(content[numbers], device)
+    network = TransformerNetwork(shape, derive(seed, "network"), known_content)
+    task = NextItemTask(network, histories, _plan(interactions, settings, device), seed, device)
+
+    def whole(weights: Weights) -> Weights:
+        return _for_all_items(weights, network, numbers, content, interactions.items)
+
+    outcome = fit(
+        task,
+        _course(settings, threads),
+        validate=None if validate is None else lambda weights: validate(whole(weights)),
+        progress=progress,
+        checkpoint=checkpoint,
+        fingerprint=_fingerprint(settings, seed, histories),
+    )
+    outcome.weights = whole(outcome.weights)
+    return outcome
+
+
+def _histories(
+    interactions: Interactions, settings: TransformerSettings, numbers: NDArray[np.int64]
+) -> Histories:
+    dense = np.zeros(interactions.items, np.int32)
+    dense[numbers] = np.arange(len(numbers), dtype=np.int32)
+    use_times = settings.times and interactions.ordered and interactions.time_us is not None
+    gap = gap_bins(interactions.time_us, interactions.offsets) if use_times else None  # type: ignore[arg-type]
+    return Histories(interactions.offsets, dense[interactions.item], gap)
+
+
+def _shape(interactions: Interactions, settings: TransformerSettings, known: int) -> NetworkShape:
+    has_clock = settings.times and interactions.ordered and interactions.time_us is not None
+    return NetworkShape(
+        items=known,
+        dim=settings.dim,
+        layers=settings.layers,
+        heads=settings.heads,
+        window=settings.attention_window,
+        ffn=settings.ffn,
+        ffn_dim=settings.ffn_dim,
+        gap_bins=GAP_BINS if has_clock else 0,
+        relative_bias=interactions.ordered,
+        cosine=settings.output == "cosine",
+        features=0 if interactions.content is None else interactions.content.shape[1],
+    )
+
+
+def _plan(interactions: Interactions, settings: TransformerSettings, device: str) -> NextItemPlan:
+    block = block_of(settings.attention_window)
+    share = settings.batch_tokens // settings.shards
+    packing = PackingPlan(
+        window=settings.max_length,
+        chunk=max(block, share // block * block),
+        last=settings.recent,
+        targets=settings.targets,
+        target_decay=settings.target_decay,
+        ordered=interactions.ordered,
+        deletion=settings.deletion,
+    )
+    return NextItemPlan(
+        packing=packing,
+        shards=settings.shards,
+        dropout=settings.dropout,
+        attention_dropout=settings.attention_dropout,
+        temperature=settings.temperature,
+        loss=settings.loss,
+        negatives=settings.negatives,
+        dtype=working_dtype(settings.precision, device),
+    )
+
+
+def working_dtype(precision: str, device: str = "cpu") -> torch.dtype:
+    """bfloat16 where asked for, or where the device multiplies it natively; else float32."""
+    if precision == "auto":
+        native = torch.cuda.is_bf16_supported() if device.startswith("cuda") else _cpu_has_bfloat16()
+        return torch.bfloat16 if native else torch.float32
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def _cpu_has_bfloat16() -> bool:
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, name)()) for name in checks if hasattr(torch.cpu, name))
+
+
+def _course(settings: TransformerSettings, threads: int) -> FitPlan:
+    return FitPlan(
+        epochs=settings.epochs,
+        lr=settings.lr,
+        table_lr=settings.table_lr,
+        weight_decay=settings.weight_decay,
+        clip=settings.clip,
+        warmup=settings.warmup,
+        patience=settings.patience,
+        validate_every=settings.validate_every,
+        threads=threads,
+    )
+
+
+def _unit_rows(content: sp.csr_matrix | None) -> sp.csr_matrix | None:
+    """Rows of length 1, so that an item with many attributes does not drown its own embedding."""
+    if content is None:
+        return None
+    length = np.sqrt(np.asarray(content.multiply(content).sum(1)).ravel())
+    scaled = sp.diags(1 / np.maximum(length, 1e-12)) @ content
+    return scaled.tocsr().astype(np.float32)
+
+
+def _content_tensors(content: sp.csr_matrix, device: str) -> Content:
+    return Content(
+        torch.from_numpy(content.indptr[:-1].astype(np.int64)).to(device),
+        torch.from_numpy(content.indices.astype(np.int64)).to(device),
+        torch.from_numpy(content.data.astype(np.float32)).to(device),
+    )
+
+
+def _for_all_items(
+    weights: Weights,
+    network: TransformerNetwork,
+    numbers: NDArray[np.int64],
+    content: sp.csr_matrix | None,
+    items: int,
+) -> Weights:
+    """The item table with a row for every item of the vocabulary."""
+    table = np.zeros((items, network.shape.dim), np.float32)
+    if content is not None and network.feature is not None:
+        table += content @ network.feature.detach().cpu().numpy()
+    table[numbers] = weights["item"]
+    return {**weights, "item": table}
+
+
+def _check_memory(shape: NetworkShape, settings: TransformerSettings) -> None:
+    """Refuse before the start what would be killed in the middle. An estimate, on the generous side."""
+    table = shape.items * shape.dim
+    body = shape.layers * shape.dim * (4 * shape.dim + 3 * shape.hidden)
+    state = 4 * 6 * (table + body)  # float32: weights, best weights, gradient, two moments, one in flight
+    per_token = shape.layers * (12 * shape.dim + 4 * shape.hidden + 8 * shape.heads * shape.window)
+    needed = state + 4 * (per_token * settings.batch_tokens + table * settings.shards)
+    free = _free_bytes()
+    if free is not None and needed > free:
+        raise Unavailable(
+            f"this transformer needs about {needed / 1e9:.1f} GB to train, {free / 1e9:.1f} GB are free",
+            hint="set a smaller dim or batch_tokens",
+        )
+
+
+def _free_bytes() -> int | None:
+    """Memory that can be had without swapping, where the system tells (Linux)."""
+    try:
+        with open("/proc/meminfo") as stream:
+            for line in stream:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    names = getattr(os, "sysconf_names", {})
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if "SC_AVPHYS_PAGES" in names else None
+
+
+def _fingerprint(settings: TransformerSettings, seed: int, histories: Histories) -> str:
+    """Of all that decides the run's numbers: a checkpoint with another one is another training."""
+    digest = hashlib.sha256(f"{settings.fingerprint()} {seed}".encode())
+    for array in (histories.offsets, histories.item, histories.gap):
+        digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]

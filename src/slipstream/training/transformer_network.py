@@ -1,0 +1,174 @@
+"""The causal transformer as a torch network over packed chunks. `inference/encoder.py` is its twin in numpy.
+
+Pre-norm, banded attention of width W in every layer with a learned bias per head and age, own-time gap
+embedding, tied item table. Nothing is anchored to the end of a history and nothing looks ahead in time, so
+the state can be advanced by one event exactly. Matrices are kept [in, out], the layout the step kernel reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding_bag, gelu, layer_norm, normalize, silu
+
+from slipstream.training.attention import Band, band_of, banded_attention
+from slipstream.training.dropout import MaskPool
+
+INITIAL = 0.02  # standard deviation of fresh weights
+EPSILON = 1e-5  # of the layer norms; inference uses the same
+
+
+@dataclass(frozen=True)
+class NetworkShape:
+    """What the weights look like; read by training only (inference reads it off the weights)."""
+
+    items: int
+    dim: int
+    layers: int
+    heads: int
+    window: int  # W
+    ffn: Literal["gelu", "swiglu"] = "gelu"
+    ffn_dim: int = 0  # 0: 4 · dim
+    gap_bins: int = 0  # 0: no clock
+    relative_bias: bool = True
+    cosine: bool = False
+    features: int = 0  # columns of the item features; 0: none
+
+    @property
+    def hidden(self) -> int:
+        return self.ffn_dim or 4 * self.dim
+
+
+@dataclass(frozen=True)
+class Content:
+    """The item features as index lists: row i has `column[offsets[i]:offsets[i+1]]` with `value` beside."""
+
+    offsets: Tensor  # [I] int64
+    column: Tensor  # [M] int64
+    value: Tensor  # [M] float32
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Mask pools of one shard: `body` for embeddings and residuals, `attention` for the attention shares."""
+
+    body: MaskPool
+    attention: MaskPool
+
+
+class Layer(nn.Module):
+    """x + attention(norm(x)), then x + ffn(norm(x))."""
+
+    def __init__(self, shape: NetworkShape) -> None:
+        super().__init__()
+        dim, inner = shape.dim, shape.hidden
+        wide = 2 * inner if shape.ffn == "swiglu" else inner
+        self.norm1_weight = nn.Parameter(torch.ones(dim))
+        self.norm1_bias = nn.Parameter(torch.zeros(dim))
+        self.qkv_weight = nn.Parameter(torch.empty(dim, 3 * dim))
+        self.qkv_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.relative_bias = nn.Parameter(
+            torch.zeros(shape.heads, shape.window), requires_grad=shape.relative_bias
+        )
+        self.out_weight = nn.Parameter(torch.empty(dim, dim))
+        self.out_bias = nn.Parameter(torch.zeros(dim))
+        self.norm2_weight = nn.Parameter(torch.ones(dim))
+        self.norm2_bias = nn.Parameter(torch.zeros(dim))
+        self.ffn_in_weight = nn.Parameter(torch.empty(dim, wide))
+        self.ffn_in_bias = nn.Parameter(torch.zeros(wide))
+        self.ffn_out_weight = nn.Parameter(torch.empty(inner, dim))
+        self.ffn_out_bias = nn.Parameter(torch.zeros(dim))
+        self.gated = shape.ffn == "swiglu"
+
+    def forward(self, x: Tensor, band: Band, dropout: Dropout, dtype: torch.dtype) -> Tensor:
+        h = layer_norm(x, x.shape[-1:], self.norm1_weight, self.norm1_bias, EPSILON).to(dtype)
+        qkv = torch.addmm(self.qkv_bias.to(dtype), h, self.qkv_weight.to(dtype))
+        mixed = banded_attention(qkv, self.relative_bias, band, dropout.attention)
+        x = x + dropout.body(torch.addmm(self.out_bias.to(dtype), mixed, self.out_weight.to(dtype)))
+        h = layer_norm(x, x.shape[-1:], self.norm2_weight, self.norm2_bias, EPSILON).to(dtype)
+        h = torch.addmm(self.ffn_in_bias.to(dtype), h, self.ffn_in_weight.to(dtype))
+        if self.gated:
+            gate, value = h.chunk(2, dim=1)
+            h = silu(gate) * value
+        else:
+            h = gelu(h, approximate="tanh")
+        return x + dropout.body(torch.addmm(self.ffn_out_bias.to(dtype), h, self.ffn_out_weight.to(dtype)))
+
+
+class TransformerNetwork(nn.Module):
+    """Hidden vectors of every token of a chunk, and the item table they are compared with."""
+
+    def __init__(self, shape: NetworkShape, seed: int, content: Content | None = None) -> None:
+        super().__init__()
+        self.shape = shape
+        self.content = content
+        self.item = nn.Parameter(torch.empty(shape.items, shape.dim))
+        self.gap = nn.Parameter(torch.empty(shape.gap_bins, shape.dim)) if shape.gap_bins else None
+        self.feature = nn.Parameter(torch.empty(shape.features, shape.dim)) if shape.features else None
+        self.input_norm_weight = nn.Parameter(torch.ones(shape.dim))
+        self.input_norm_bias = nn.Parameter(torch.zeros(shape.dim))
+        self.layer = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
+        self.final_norm_weight = nn.Parameter(torch.ones(shape.dim))
+        self.final_norm_bias = nn.Parameter(torch.zeros(shape.dim))
+        stream = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                fresh = parameter.dim() == 2 and not name.endswith("relative_bias")
+                if fresh:
+                    parameter.normal_(0.0, INITIAL, generator=stream)
+
+    def item_table(self) -> Tensor:
+        """[I, D] float32: the embedding, plus the projected features where there are any."""
+        if self.feature is None or self.content is None:
+            return self.item
+        content = self.content
+        projected = embedding_bag(
+            content.column, self.feature, content.offsets, mode="sum", per_sample_weights=content.value
+        )
+        return self.item + projected
+
+    def output_table(self, table: Tensor, temperature: float) -> Tensor:
+        """What hidden vectors are multiplied with: the tied table, on the unit sphere for cosine output."""
+        return normalize(table, dim=-1) / temperature if self.shape.cosine else table
+
+    def forward(
+        self,
+        table: Tensor,
+        item: Tensor,
+        gap: Tensor | None,
+        first: Tensor,
+        dropout: Dropout,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """[L, D] in `dtype` from item [L], gap [L] and the slot where each token's window begins [L]."""
+        shape = self.shape
+        x = table[item]
+        if self.gap is not None and gap is not None:
+            x = x + self.gap[gap]
+        x = layer_norm(x, x.shape[-1:], self.input_norm_weight, self.input_norm_bias, EPSILON)
+        x = dropout.body(x)
+        band = band_of(first, shape.window, block_of(shape.window), dtype)
+        for layer in self.layer:
+            x = layer(x, band, dropout, dtype)
+        x = layer_norm(x, x.shape[-1:], self.final_norm_weight, self.final_norm_bias, EPSILON)
+        return (normalize(x, dim=-1) if shape.cosine else x).to(dtype)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """What inference needs, as numpy arrays: the parameters, with the features folded into the table."""
+        with torch.no_grad():
+            found = {
+                name: parameter.detach().cpu().numpy().copy()
+                for name, parameter in self.named_parameters()
+                if name != "feature"
+            }
+            found["item"] = self.item_table().detach().cpu().numpy().copy()
+        return found
+
+
+def block_of(window: int) -> int:
+    """Tokens of an attention block: half a window, where 1.5 windows of keys cost least, but 16 at least."""
+    return max(16, min(64, -(-window // 2)))

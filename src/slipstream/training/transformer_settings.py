@@ -1,0 +1,70 @@
+"""The settings of the transformer. No torch here: serving reads them too."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from slipstream.config import Settings
+
+
+class TransformerSettings(Settings):
+    """Everything that changes the numbers."""
+
+    # the network
+    dim: int = Field(default=64, ge=8, le=1024)
+    layers: int = Field(default=2, ge=1, le=16)
+    heads: int = Field(default=2, ge=1, le=32)
+    attention_window: int = Field(
+        default=64, ge=2, le=1024, description="W: events an event sees, itself included"
+    )
+    ffn: Literal["gelu", "swiglu"] = "gelu"
+    ffn_dim: int = Field(default=0, ge=0, le=8192, description="0: four times dim")
+    output: Literal["dot", "cosine"] = "dot"
+    temperature: float = Field(default=0.05, gt=0, le=10, description="of the cosine output")
+    times: bool = Field(
+        default=True, description="use the gap from the event before, where the data has a clock"
+    )
+    content: bool = Field(default=False, description="add projected item features to the item vectors")
+    # the task
+    max_length: int = Field(default=200, ge=2, le=4096, description="events of one training window")
+    recent: int = Field(default=0, ge=0, description="train on so many latest events of a history; 0: all")
+    targets: int = Field(
+        default=1, ge=1, le=16, description="next items that are the answer, each half of the last"
+    )
+    target_decay: float = Field(default=0.5, gt=0, le=1)
+    deletion: float = Field(
+        default=0.0, ge=0, lt=1, description="share of events left out at random each epoch"
+    )
+    loss: Literal["softmax", "softmax-reference", "sampled"] = "softmax"
+    negatives: int = Field(default=512, ge=1, le=100_000, description="of the sampled softmax")
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    attention_dropout: float = Field(default=0.2, ge=0, lt=1)
+    # the course
+    epochs: int = Field(default=30, ge=0, le=10_000)
+    batch_tokens: int = Field(default=2048, ge=64, le=1 << 20)
+    shards: int = Field(
+        default=2, ge=1, le=64, description="parts of a batch whose gradients can be formed at once"
+    )
+    lr: float = Field(default=1e-3, gt=0, le=1)
+    table_lr: float = Field(default=1e-3, gt=0, le=1)
+    weight_decay: float = Field(default=0.0, ge=0, le=1)
+    clip: float = Field(default=1.0, gt=0)
+    warmup: float = Field(default=0.0, ge=0, description="epochs")
+    patience: int = Field(
+        default=8, ge=0, description="validations without a better value; 0: never stop early"
+    )
+    validate_every: int = Field(default=1, ge=1)
+    validation_users: int = Field(default=2048, ge=1, description="at most so many, the same ones every time")
+    precision: Literal["auto", "bfloat16", "float32"] = Field(
+        default="auto", description="auto: bfloat16 if native"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.dim % self.heads:
+            raise ValueError(f"dim must be a multiple of heads, got {self.dim} and {self.heads}")
+        if self.batch_tokens // self.shards < 64:
+            raise ValueError("batch_tokens must be at least 64 per shard")
+        return self

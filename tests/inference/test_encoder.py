@@ -1,0 +1,166 @@
+"""The numpy encoder: equal to the torch network, and one event at a time equal to the whole history."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slipstream.errors import CorruptArtifact
+from slipstream.inference.encoder import Encoder, gap_bin, gap_bins_of
+
+ITEMS, DIM, HEADS, WINDOW, BINS = 23, 16, 2, 5, 24
+
+
+def weights(seed=0, *, layers=2, gated=False, clock=True, dtype=np.float64):
+    random = np.random.default_rng(seed)
+
+    def normal(*shape, mean=0.0):
+        return (mean + 0.3 * random.standard_normal(shape)).astype(dtype)
+
+    inner = 4 * DIM
+    found = {"item": normal(ITEMS, DIM)}
+    if clock:
+        found["gap"] = normal(BINS, DIM)
+    for name in ("input_norm", "final_norm"):
+        found[f"{name}_weight"], found[f"{name}_bias"] = normal(DIM, mean=1.0), normal(DIM)
+    for n in range(layers):
+        layer = {
+            "norm1_weight": normal(DIM, mean=1.0), "norm1_bias": normal(DIM),
+            "qkv_weight": normal(DIM, 3 * DIM), "qkv_bias": normal(3 * DIM),
+            "relative_bias": normal(HEADS, WINDOW),
+            "out_weight": normal(DIM, DIM), "out_bias": normal(DIM),
+            "norm2_weight": normal(DIM, mean=1.0), "norm2_bias": normal(DIM),
+            "ffn_in_weight": normal(DIM, 2 * inner if gated else inner),
+            "ffn_in_bias": normal(2 * inner if gated else inner),
+            "ffn_out_weight": normal(inner, DIM), "ffn_out_bias": normal(DIM),
+        }  # fmt: skip
+        found |= {f"layer.{n}.{name}": value for name, value in layer.items()}
+    return found
+
+
+def one(encoder, item, time_us):
+    offsets = np.array([0, len(item)], np.int64)
+    return encoder.encode(offsets, item, time_us)[0]
+
+
+events = st.lists(
+    st.tuples(st.integers(0, ITEMS - 1), st.sampled_from([0, 0, 10**5, 10**6, 10**9, 10**12, -50])),
+    min_size=1,
+    max_size=40,
+)
+
+
+@given(events, st.integers(1, 3), st.booleans(), st.booleans(), st.integers(0, 40))
+@settings(deadline=None, max_examples=60)
+def test_appending_one_at_a_time_equals_the_whole_history(script, layers, gated, clock, prefilled):
+    """Ties, events out of order and rings that wrap many times; the first part may come by prefill."""
+    encoder = Encoder(weights(1, layers=layers, gated=gated, clock=clock))
+    item = np.array([i for i, _ in script], np.int32)
+    time_us = np.cumsum([gap for _, gap in script]).astype(np.int64) + 10**15
+    prefilled = min(prefilled, len(item))
+    state = encoder.prefill(item[:prefilled], time_us[:prefilled])
+    if prefilled:
+        np.testing.assert_allclose(
+            state.vector, one(encoder, item[:prefilled], time_us[:prefilled]), atol=1e-10
+        )
+    for n in range(prefilled, len(item)):
+        vector = encoder.advance(state, int(item[n]), int(time_us[n]))
+        whole = one(encoder, item[: n + 1], time_us[: n + 1])
+        np.testing.assert_allclose(vector, whole, rtol=0, atol=1e-10)
+        ours, theirs = encoder.item @ vector, encoder.item @ whole
+        assert np.argsort(-ours, kind="stable").tolist() == np.argsort(-theirs, kind="stable").tolist()
+
+
+def test_events_beyond_the_receptive_field_do_not_matter_and_the_edge_does():
+    encoder = Encoder(weights())
+    field = encoder.receptive_field
+    item = np.random.default_rng(0).integers(0, ITEMS, field + 6).astype(np.int32)
+    time_us = np.arange(len(item)) * 10**7
+    base = one(encoder, item, time_us)
+    for change, matters in ((-field, True), (-field - 1, False), (0, False)):
+        other = item.copy()
+        other[change] = (other[change] + 1) % ITEMS
+        assert (np.abs(one(encoder, other, time_us) - base).max() > 1e-12) == matters
+
+
+def test_a_batch_equals_one_by_one_and_empty_histories_are_zero():
+    encoder = Encoder(weights())
+    random = np.random.default_rng(2)
+    lengths = np.array([3, 0, 40, 1, 9, 9, 17, 0, 2])
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    item = random.integers(0, ITEMS, offsets[-1]).astype(np.int32)
+    time_us = np.sort(random.integers(0, 10**12, offsets[-1]))
+    together = encoder.encode(offsets, item, time_us)
+    for q in range(len(lengths)):
+        part = slice(offsets[q], offsets[q + 1])
+        np.testing.assert_allclose(together[q], one(encoder, item[part], time_us[part]), atol=1e-12)
+    assert (together[lengths == 0] == 0).all()
+
+
+@given(st.lists(st.integers(-10, 10**14), min_size=1, max_size=30))
+def test_gap_bins_of_many_equal_one_by_one(gaps):
+    times = np.cumsum(gaps).astype(np.int64)
+    many = gap_bins_of(times, np.array([0, len(times)]), BINS)
+    alone = [gap_bin(None if n == 0 else int(times[n] - times[n - 1]), BINS) for n in range(len(times))]
+    assert many.tolist() == alone
+
+
+def test_training_and_inference_agree_on_the_gap_bins():
+    pytest.importorskip("torch")
+    from slipstream.training.packing import GAP_BINS, gap_bins
+
+    random = np.random.default_rng(0)
+    times = np.cumsum(10 ** random.uniform(0, 14, 500)).astype(np.int64)
+    times[5] = times[4]
+    offsets = np.array([0, 100, 100, 500])
+    assert (gap_bins(times, offsets) == gap_bins_of(times, offsets, GAP_BINS)).all()
+
+
+@pytest.mark.parametrize("ffn", ["gelu", "swiglu"])
+@pytest.mark.parametrize("cosine", [False, True])
+@pytest.mark.parametrize("clock", [False, True])
+def test_the_encoder_equals_the_torch_network(ffn, cosine, clock):
+    torch = pytest.importorskip("torch")
+    from slipstream.training.dropout import MaskPool
+    from slipstream.training.transformer_network import Dropout, NetworkShape, TransformerNetwork
+
+    shape = NetworkShape(
+        items=ITEMS,
+        dim=DIM,
+        layers=3,
+        heads=HEADS,
+        window=7,
+        ffn=ffn,
+        gap_bins=BINS if clock else 0,
+        cosine=cosine,
+    )
+    network = TransformerNetwork(shape, seed=4).double()
+    stream = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=stream, dtype=torch.float64))
+    off = MaskPool(0.0, torch.float64, stream)
+    lengths = [9, 1, 30, 8]  # 48 tokens: three blocks, windows across their edges
+    first = torch.repeat_interleave(torch.tensor([0, 9, 10, 40]), torch.tensor(lengths))
+    item = torch.randint(ITEMS, (48,), generator=stream)
+    time_us = np.sort(np.random.default_rng(0).integers(0, 10**11, 48))
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    gap = torch.from_numpy(gap_bins_of(time_us, offsets, BINS)) if clock else None
+    with torch.no_grad():
+        hidden = network(network.item_table(), item, gap, first, Dropout(off, off), torch.float64)
+    encoder = Encoder(network.weights(), cosine=cosine)
+    ours = encoder.encode(offsets, item.numpy().astype(np.int32), time_us)
+    np.testing.assert_allclose(ours, hidden[offsets[1:] - 1].numpy(), atol=1e-10)
+
+
+def test_missing_weights_are_named():
+    incomplete = weights()
+    del incomplete["layer.1.out_bias"]
+    with pytest.raises(CorruptArtifact, match="out_bias"):
+        Encoder(incomplete)
+
+
+def test_the_state_has_the_promised_size():
+    encoder = Encoder(weights(dtype=np.float32))
+    state = encoder.start()
+    assert state.keys.nbytes + state.values.nbytes == 2 * encoder.layers * WINDOW * DIM * 4

@@ -1,0 +1,91 @@
+"""The home's tables and its lock."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from slipstream.config import Home
+from slipstream.errors import BadInput, Busy
+from slipstream.loop.home_lock import writing_home
+from slipstream.loop.tables import add_file, add_rows, kept_files, read_table_of
+from slipstream.recommend.newcomers import AddedItems
+
+
+def test_a_later_row_replaces_an_earlier_one_and_columns_add_up(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    first = add_rows(home, "items", pl.DataFrame({"sku": ["1", "2", None], "title": ["a", "b", "lost"]}))
+    assert (first.id_column, first.new, first.replaced, first.without_id) == ("sku", 2, 0, 1)
+    second = add_rows(home, "items", pl.DataFrame({"item_id": [2, 3], "price": [2.5, 3.5]}))
+    assert (second.new, second.replaced) == (1, 1)
+    table = read_table_of(home, "items")
+    assert table is not None
+    assert table.sort("item_id").rows() == [("1", "a", None), ("2", None, 2.5), ("3", None, 3.5)]
+
+
+def test_a_table_without_an_id_is_refused_with_its_columns(tmp_path: Path) -> None:
+    with pytest.raises(BadInput) as caught:
+        add_rows(Home(tmp_path), "items", pl.DataFrame({"x": [1]}))
+    assert "x" in caught.value.hint
+    with pytest.raises(BadInput, match="no column 'y'"):
+        add_rows(Home(tmp_path), "items", pl.DataFrame({"x": [1]}), "y")
+    with pytest.raises(BadInput, match="no row has an id"):
+        add_rows(Home(tmp_path), "items", pl.DataFrame({"item_id": [None, ""]}))
+
+
+def test_the_same_file_is_kept_once(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    frame = pl.DataFrame({"head": ["a"], "relation": ["r"], "tail": ["b"]})
+    add_file(home, frame, "triples")
+    add_file(home, frame, "triples")
+    add_file(home, frame.with_columns(tail=pl.lit("c")), "triples")
+    assert len(kept_files(home, "triples")) == 2
+
+
+def test_one_writer_at_a_time_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    program = (
+        "import sys, pathlib, time\n"
+        "from slipstream.config import Home\n"
+        "from slipstream.loop.home_lock import writing_home\n"
+        "with writing_home(Home(pathlib.Path(sys.argv[1])), 'training'):\n"
+        "    print('held', flush=True); time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    with pytest.raises(Busy, match=r"training, process \d+"), writing_home(home, "prepare"):
+        pass
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    with writing_home(home, "prepare"), pytest.raises(Busy, match="prepare"), writing_home(home, "again"):
+        pass
+    with writing_home(home, "again"):
+        pass
+
+
+def test_items_that_a_server_took_in_are_part_of_the_catalogue(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    add_rows(home, "items", pl.DataFrame({"item_id": ["1"], "title": ["a"], "genre": [["x"]], "price": [1.5]}))
+    rows = [
+        {"item_id": "2", "title": "b", "genre": "y", "price": "not a price"},
+        {"item_id": "1", "title": "new a", "genre": ["x", "z"], "price": 2, "stock": True},
+        {"item_id": "2", "title": "b again", "genre": ["y"]},
+    ]
+    AddedItems(home.catalogue).append(rows)
+    table = read_table_of(home, "items")
+    assert table is not None
+    assert table.select("item_id", "title", "genre", "price").sort("item_id").rows() == [
+        ("1", "new a", ["x", "z"], 2.0),
+        ("2", "b again", ["y"], None),
+    ]
+
+
+def test_items_of_a_server_alone_are_a_catalogue(tmp_path: Path) -> None:
+    AddedItems(Home(tmp_path).catalogue).append([{"item_id": "1", "tags": ["a"]}, {"item_id": "2"}])
+    table = read_table_of(Home(tmp_path), "items")
+    assert table is not None
+    assert table.rows() == [("1", ["a"]), ("2", None)]

@@ -1,0 +1,280 @@
+"""The transformer as a model of the registry: worlds with known answers, repeats, saves, faults."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import scipy.sparse as sp
+
+torch = pytest.importorskip("torch")
+
+from slipstream.artifacts import open_artifact, writing  # noqa: E402
+from slipstream.config import with_overrides  # noqa: E402
+from slipstream.dataset.queries import Holdout, Queries, queries_of, query_of  # noqa: E402
+from slipstream.dataset.snapshot import snapshot_of  # noqa: E402
+from slipstream.dataset.vocabulary import Vocabulary  # noqa: E402
+from slipstream.errors import BadInput, ConfigError, Unavailable  # noqa: E402
+from slipstream.features.items import ItemFeatures  # noqa: E402
+from slipstream.models.deep.transformer import Transformer  # noqa: E402
+from slipstream.models.recommender import Embeds, ExplainsByHistory, FitContext, TrainingData  # noqa: E402
+from slipstream.models.registry import load_model, save_model  # noqa: E402
+from slipstream.training.fit import Diverged  # noqa: E402
+from slipstream.training.transformer_settings import TransformerSettings  # noqa: E402
+
+CYCLE = 12
+
+
+def cycles(users=40, length=9, *, times=True, ordered=True, extra=()):
+    """Everyone walks the same circle of items, each from a place of their own."""
+    rows = [
+        (f"u{u:03}", f"i{(u + n) % CYCLE:02}", (u * 1000 + n) * 1_000_000)
+        for u in range(users)
+        for n in range(length)
+    ]
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "time_us"], orient="row")
+    frame = frame if times else frame.drop("time_us")
+    items = sorted({*frame["item_id"], *extra})
+    return snapshot_of(frame, items=Vocabulary.of(items), ordered=ordered)
+
+
+def tiny(**more):
+    base = {
+        "dim": 16, "attention_window": 8, "max_length": 20, "epochs": 10, "batch_tokens": 128, "shards": 2,
+        "dropout": 0.1, "attention_dropout": 0.0, "lr": 1e-2, "table_lr": 1e-2,
+    }  # fmt: skip
+    return TransformerSettings(**{**base, **more})
+
+
+def holdout_of(snapshot):
+    """The next item of the circle for every user."""
+    users = np.arange(snapshot.user_count)
+    queries = queries_of(snapshot, users)
+    target = (queries.item[queries.offsets[1:] - 1] + 1) % CYCLE
+    return Holdout(queries, np.arange(len(users) + 1), target.astype(np.int32))
+
+
+@pytest.fixture(scope="module")
+def world():
+    return TrainingData(cycles(extra=["i98"]))
+
+
+@pytest.fixture(scope="module")
+def model(world):
+    return Transformer.fit(world, tiny(), FitContext(seed=3))
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"output": "cosine"}, {"ffn": "swiglu"}, {"loss": "sampled", "negatives": 64}]
+)
+def test_the_next_item_of_a_circle_is_the_first_answer(world, changes):
+    model = Transformer.fit(world, tiny(**changes), FitContext(seed=1))
+    holdout = holdout_of(world.train)
+    scores = model.score(holdout.queries)
+    assert (np.nanargmax(scores, axis=1) == holdout.target).mean() > 0.95
+
+
+def test_order_decides(model):
+    forward, backward = model.score(query_of([3, 4, 5])), model.score(query_of([5, 4, 3]))
+    assert np.nanargmax(forward) == 6
+    assert not np.allclose(forward, backward, equal_nan=True)
+
+
+def test_without_times_and_without_order():
+    holdout = holdout_of(cycles())
+    plain = Transformer.fit(TrainingData(cycles(times=False)), tiny(), FitContext())
+    assert (np.nanargmax(plain.score(holdout.queries), 1) == holdout.target).mean() > 0.9
+    unordered = Transformer.fit(TrainingData(cycles(length=4, ordered=False)), tiny(epochs=20), FitContext())
+    a, b = unordered.score(query_of([1, 2, 3])), unordered.score(query_of([3, 1, 2]))
+    assert np.isfinite(a[0, :CYCLE]).all()
+    near = set(np.argsort(-np.nan_to_num(a[0], nan=-9))[:4].tolist())
+    assert near & {0, 4}  # what lies beside the set on the circle
+    assert set(np.argsort(-np.nan_to_num(b[0], nan=-9))[:6].tolist()) & {0, 4}
+
+
+def test_unknown_things_are_nan_and_never_an_error(model):
+    unseen = model.known.tolist().index(False)
+    scores = model.score(query_of([3, -1, 4, unseen, 5]))
+    assert np.isnan(scores[0, unseen])
+    assert np.array_equal(scores, model.score(query_of([3, 4, 5])), equal_nan=True)
+    assert np.isnan(model.score(query_of([]))).all()
+    assert np.isnan(model.score(query_of([-1, unseen]))).all()
+
+
+def test_a_batch_equals_one_by_one(model, world):
+    queries = queries_of(world.train, np.arange(20))
+    together = model.score(queries)
+    for q in range(20):
+        np.testing.assert_allclose(model.score(queries.part(q, q + 1))[0], together[q], rtol=1e-4, atol=1e-5)
+
+
+def test_vectors_give_the_scores(model, world):
+    assert isinstance(model, Embeds)
+    queries = queries_of(world.train, np.arange(5))
+    product = model.query_vectors(queries) @ model.item_vectors().T
+    np.testing.assert_array_equal(product[:, model.known], model.score(queries)[:, model.known])
+
+
+def test_the_latest_event_carries_the_score_of_the_next_item(model):
+    assert isinstance(model, ExplainsByHistory)
+    history = [0, 1, 2, 3, 4, 5]
+    parts = model.contributions(query_of(history), np.array([6], np.int32))
+    assert parts.shape == (1, 6)
+    assert parts[0].argmax() == 5
+    exact = model.score(query_of(history))[0, 6] - model.score(query_of(history[:-1]))[0, 6]
+    assert parts[0, 5] == pytest.approx(exact, abs=1e-4)
+
+
+def test_the_same_seed_gives_the_same_bits_with_one_thread_or_two(world):
+    queries = queries_of(world.train, np.arange(30))
+    fits = [
+        Transformer.fit(world, tiny(epochs=2), FitContext(seed=seed, threads=threads)).score(queries)
+        for seed, threads in ((5, 1), (5, 1), (5, 2), (6, 1))
+    ]
+    assert np.array_equal(fits[0], fits[1], equal_nan=True)
+    assert np.array_equal(fits[0], fits[2], equal_nan=True)
+    assert not np.array_equal(fits[0], fits[3], equal_nan=True)
+
+
+def test_saved_and_loaded_without_torch_it_scores_the_same(model, world, tmp_path):
+    with writing(tmp_path / "m", "model") as writer:
+        save_model("transformer", model, writer)
+    name, loaded = load_model(open_artifact(tmp_path / "m", "model"))
+    queries = queries_of(world.train, np.arange(30))
+    assert name == "transformer"
+    assert np.array_equal(model.score(queries), loaded.score(queries), equal_nan=True)
+    script = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from pathlib import Path; from slipstream.artifacts import open_artifact\n"
+        "from slipstream.models.registry import load_model; from slipstream.dataset.queries import query_of\n"
+        f"name, model = load_model(open_artifact(Path({str(tmp_path / 'm')!r}), 'model'))\n"
+        "print(int(__import__('numpy').nanargmax(model.score(query_of([3, 4, 5])))))"
+    )
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "6"
+
+
+def test_validation_keeps_the_best_weights_and_stops_early(world):
+    data = TrainingData(world.train, holdout_of(world.train))
+    notes = []
+    model = Transformer.fit(
+        data, tiny(epochs=60, patience=2), FitContext(progress=lambda done, total, note: notes.append(note))
+    )
+    values = [row["validation_ndcg@10"] for row in model.report.curve]
+    assert len(values) < 60
+    assert model.report.notes["best_epoch"] == 1 + int(np.argmax(values))
+    assert "validation NDCG@10" in notes[-1]
+    assert "events/s" in notes[-1]
+
+
+def test_a_diverging_run_stops_with_its_step_and_a_hint(world):
+    settings = tiny(lr=1.0, table_lr=1.0, precision="float32", epochs=3)
+    huge = with_overrides(settings, {"temperature": 1e-38 * 10, "output": "cosine"})
+    with pytest.raises(Diverged, match="step 1 ") as caught:
+        Transformer.fit(world, huge, FitContext())
+    assert "lr" in caught.value.hint
+
+
+def test_too_little_memory_is_said_before_the_start(world):
+    with pytest.raises(Unavailable, match="GB"):
+        Transformer.fit(
+            world,
+            tiny(dim=1024, layers=16, heads=32, batch_tokens=1 << 20, attention_window=1024),
+            FitContext(),
+        )
+
+
+def test_nothing_to_learn_is_an_error():
+    single = pl.DataFrame({"user_id": ["a", "b"], "item_id": ["x", "y"]})
+    with pytest.raises(BadInput, match="two events"):
+        Transformer.fit(TrainingData(snapshot_of(single)), tiny(), FitContext())
+
+
+def test_features_give_an_item_without_events_a_vector():
+    """The new item shares its only attribute with item 4: it is wanted most where item 4 comes next."""
+    snapshot = cycles(extra=["i98"])
+    unseen = snapshot.items.number("i98")
+    rows = sp.lil_matrix((snapshot.item_count, CYCLE), dtype=np.float32)
+    for item in range(CYCLE):
+        rows[item, item] = 1
+    rows[unseen, 4] = 1
+    features = ItemFeatures(rows.tocsr(), tuple(f"a={n}" for n in range(CYCLE)))
+    model = Transformer.fit(TrainingData(snapshot, item_features=features), tiny(content=True), FitContext())
+    wanted = [model.score(query_of([(n - 2) % CYCLE, n - 1]))[0, unseen] for n in range(1, CYCLE + 1)]
+    assert 1 + int(np.argmax(wanted)) == 4
+    assert np.isfinite(model.score(query_of([1, 2, unseen]))).all()
+
+
+TRAIN = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_transformer import cycles, tiny
+from slipstream.models.deep.transformer import Transformer
+from slipstream.models.recommender import FitContext, TrainingData
+print("ready", flush=True)
+def tell(done, total, note):
+    if note.startswith("epoch 4/"):
+        print("three epochs are saved", flush=True)
+        sys.stdin.read()
+context = FitContext(seed=9, checkpoint={folder!r}, progress=tell)
+Transformer.fit(TrainingData(cycles()), tiny(epochs=6), context)
+"""
+
+
+def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path):
+    data, settings = TrainingData(cycles()), tiny(epochs=6)
+    folder = tmp_path / "checkpoint"
+    script = TRAIN.format(tests=str(Path(__file__).parent), folder=str(folder))
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", script], stdin=pipe, stdout=pipe, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        assert child.stdout.readline() == "three epochs are saved\n"
+        os.kill(child.pid, signal.SIGKILL)
+    assert open_artifact(folder, "training-checkpoint").json("about")["epoch"] == 3
+    resumed = Transformer.fit(data, settings, FitContext(seed=9, checkpoint=str(folder)))
+    whole = Transformer.fit(data, settings, FitContext(seed=9))
+    queries = queries_of(data.train, np.arange(20))
+    assert np.array_equal(resumed.score(queries), whole.score(queries), equal_nan=True)
+    assert [row["loss"] for row in resumed.report.curve] == [row["loss"] for row in whole.report.curve]
+
+
+def test_an_unfinished_checkpoint_of_another_training_is_refused(world, tmp_path):
+    folder = tmp_path / "checkpoint"
+    calls = []
+
+    def stop(done, total, note):
+        calls.append(note)
+        if note.startswith("epoch 2/"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Transformer.fit(world, tiny(), FitContext(checkpoint=str(folder), progress=stop))
+    with pytest.raises(ConfigError, match="unfinished training"):
+        Transformer.fit(world, tiny(dim=32), FitContext(checkpoint=str(folder)))
+    first = Transformer.fit(world, tiny(), FitContext(checkpoint=str(folder)))
+    assert len(first.report.curve) == 10
+    Transformer.fit(
+        world, tiny(dim=32, epochs=1), FitContext(checkpoint=str(folder))
+    )  # a finished one is history
+
+
+def test_every_preset_fits_its_data():
+    for world in (cycles(), cycles(times=False), cycles(users=3000, length=8)):
+        settings = Transformer.preset(TrainingData(world))
+        assert TransformerSettings.model_validate(settings.model_dump()) == settings
+    with pytest.raises(ConfigError, match="multiple of heads"):
+        with_overrides(tiny(), {"heads": 3})
+
+
+def test_queries_are_not_changed(model):
+    queries = query_of([3, -1, 4, 5], times_us=[1, 2, 3, 4])
+    before = Queries(queries.user.copy(), queries.offsets.copy(), queries.item.copy(), queries.time_us.copy())
+    model.score(queries)
+    model.contributions(queries, np.array([1, 2], np.int32))
+    assert np.array_equal(before.item, queries.item)
+    assert np.array_equal(before.time_us, queries.time_us)

@@ -1,0 +1,184 @@
+"""Reasons are true: their paths are walked, their shares add up, and where nothing carries there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import film_world
+import numpy as np
+import pytest
+from film_world import CoCounts, with_model
+
+from slipstream.models.recommender import Hop
+from slipstream.recommend.pipeline import Pipeline, Request
+from slipstream.recommend.release import PipelineSettings, Release
+from slipstream.recommend.wording import Wording
+
+TITLES = {"f0": "Star", "f1": "Empire", "f2": "Jaws"}
+
+
+def words(language: str = "en", **verbs: str) -> Wording:
+    labels = {"http://x/Q42": "George Lucas"}
+    return Wording(language, verbs, TITLES.get, labels)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Release:
+    release = film_world.release(tmp_path_factory.mktemp("releases"))
+    return with_model(release, CoCounts.of(film_world.snapshot()))
+
+
+def hops(*steps: tuple[str, str, str]) -> list[Hop]:
+    return [Hop(*step, 1.0) for step in steps]
+
+
+def test_a_path_through_a_person_is_a_sentence() -> None:
+    path = hops(
+        ("u", "watch", "f0"),
+        ("f0", "director", "director:George Lucas"),
+        ("director:George Lucas", "is_director_of", "f1"),
+    )
+    expected = "because you watched *Star*, directed by George Lucas, who also directed this"
+    assert words().path(path) == expected
+    assert words("zh").path(path) == "因为你看过《Star》，由George Lucas执导，George Lucas也执导了这一项"
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (
+            [("u", "rate", "f0"), ("f0", "similar_to", "f1")],
+            "because you rated *Star*, which the same people choose as this",
+        ),
+        (
+            [("u", "buy", "f0"), ("f0", "next", "f1")],
+            "because you bought *Star*, after which people often go on to this",
+        ),
+        (
+            [
+                ("u", "purchase", "f0"),
+                ("f0", "shelfMark", "shelfMark:A7"),
+                ("shelfMark:A7", "is_shelfMark_of", "f1"),
+            ],
+            "because you bought *Star*, whose shelf mark is A7, like this",
+        ),
+        (
+            [
+                ("u", "watch", "f0"),
+                ("f0", "dbo:genres", "Space opera"),
+                ("Space opera", "is_dbo:genres_of", "f1"),
+            ],
+            "because you watched *Star*, of the genre Space opera, like this",
+        ),
+        (
+            [
+                ("u", "watch", "f0"),
+                ("f0", "director", "http://x/Q42"),
+                ("http://x/Q42", "is_director_of", "f2"),
+                ("f2", "similar_to", "f1"),
+            ],
+            "because you watched *Star*, directed by George Lucas, who also directed *Jaws*, "
+            "which the same people choose as this",
+        ),
+        (
+            [("u", "watch", "f0"), ("f0", "is_watch_of", "v"), ("v", "watch", "f1")],
+            "because you watched *Star*, which others watched too, who also watched this",
+        ),
+        (
+            [("u", "age", "age:25-34"), ("age:25-34", "is_age_of", "v"), ("v", "watch", "f1")],
+            "because your age is 25-34, like others, who also watched this",
+        ),
+        (
+            [("u", "fnord", "f0"), ("f0", "similar_to", "f1")],
+            "because you acted on *Star*, which the same people choose as this",
+        ),
+        (
+            [("u", "watch", "f0"), ("f0", "cast", "{t} {h} {0}"), ("{t} {h} {0}", "is_cast_of", "f1")],
+            "because you watched *Star*, with {t} {h} {0}, who is also in this",
+        ),
+    ],
+)
+def test_every_kind_of_hop_has_words(steps: list[tuple[str, str, str]], expected: str) -> None:
+    assert words().path(hops(*steps)) == expected
+    assert words("zh").path(hops(*steps)).startswith("因为你")
+
+
+def test_a_home_may_choose_its_verbs() -> None:
+    assert words(rating="watched").history("f0", "rating") == "because you watched *Star*"
+    assert words("zh", rating="看过").history("f0", "rating") == "因为你看过《Star》"
+    assert words().popularity(1) == "popular with 1 person"
+    assert words("zh").popularity(1200) == "受到1200人欢迎"
+
+
+def test_path_reasons_are_walks_of_the_data(opened: Release) -> None:
+    data = film_world.snapshot()
+    together = (data.matrix().T @ data.matrix()).toarray()
+    for history in film_world.HISTORIES.values():
+        slate = Pipeline(opened).recommend(Request(history=history, k=8, explain=True))
+        for item in slate.items:
+            paths = [r for r in item.reasons if r.kind == "path"]
+            if item.score > 0:
+                assert paths
+            for reason in paths:
+                first, last = reason.path
+                assert first.head == "anybody"
+                assert first.relation == "click"  # the kind of the event, not the model's word
+                assert first.tail == last.head
+                assert first.tail in history
+                assert last.tail == item.item_id
+                weight = together[data.items.number(last.head), data.items.number(last.tail)]
+                assert last.weight == weight > 0
+                assert reason.share == pytest.approx(weight / item.score)
+
+
+def test_history_shares_are_parts_of_the_whole(opened: Release) -> None:
+    slate = Pipeline(opened).recommend(Request(history=["f0", "f1", "f6"], k=8, explain=True))
+    empire = next(item for item in slate.items if item.item_id == "f4")
+    history = [r for r in empire.reasons if r.kind == "history"]
+    assert len(history) == 1
+    assert history[0].path == ()
+    assert history[0].share == pytest.approx(2 / 3)  # f4: with f0 twice, with f1 once, with f6 never
+    assert history[0].text == "because you clicked on *Star*"
+
+
+def test_a_repeated_history_item_carries_the_sum_of_its_events(opened: Release) -> None:
+    slate = Pipeline(opened).recommend(Request(history=["f1", "f0", "f1", "f1"], allow=["f4"], explain=True))
+    history = [r for r in slate.items[0].reasons if r.kind == "history"]
+    assert history[0].text == "because you clicked on *Empire*"
+    assert history[0].share == pytest.approx(3 / 5)
+
+
+def test_where_nothing_carries_there_is_no_reason(opened: Release) -> None:
+    slate = Pipeline(opened).recommend(Request(history=["f6"], k=8, explain=True))
+    assert slate.tier == "model"
+    assert all(item.reasons == () for item in slate.items)  # eve's film was taken by nobody else
+
+
+def test_a_model_that_cannot_explain_gives_no_reasons(tmp_path: Path) -> None:
+    release = film_world.release(tmp_path)
+    slate = Pipeline(release).recommend(Request(history=["f0"], explain=True))
+    assert slate.tier == "model"
+    assert all(item.reasons == () for item in slate.items)
+
+
+def test_contributions_that_are_not_numbers_carry_nothing(tmp_path: Path) -> None:
+    class Broken(CoCounts):
+        def contributions(self, query: object, items: np.ndarray) -> np.ndarray:
+            return np.full((len(items), 1), np.nan, np.float32)
+
+        def paths(self, query: object, item: int, limit: int) -> list[object]:  # type: ignore[override]
+            return []
+
+    model = Broken(**vars(CoCounts.of(film_world.snapshot())))
+    release = with_model(film_world.release(tmp_path), model)
+    slate = Pipeline(release).recommend(Request(history=["f0"], explain=True))
+    assert all(item.reasons == () for item in slate.items)
+
+
+def test_chinese_is_a_setting(tmp_path: Path) -> None:
+    release = with_model(
+        film_world.release(tmp_path, settings=PipelineSettings(language="zh")),
+        CoCounts.of(film_world.snapshot()),
+    )
+    slate = Pipeline(release).recommend(Request(history=["f0"], k=1, explain=True))
+    assert slate.items[0].reasons[0].text == "因为你点过《Star》，选它的人也选这一项"
