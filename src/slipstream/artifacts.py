@@ -47,7 +47,8 @@ class Artifact:
         """The array `name`, memory-mapped and read-only; no copy."""
         path = self.file(f"{name}.npy")
         try:
-            return np.load(path, mmap_mode="r", allow_pickle=False)
+            # as a plain array over the map: indexing the memmap class itself costs 2 µs a time
+            return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
         except ValueError:
             return np.load(path, allow_pickle=False)  # an empty array cannot be mapped
 
@@ -103,6 +104,7 @@ class ArtifactWriter:
 def writing(path: Path, kind: str, meta: Mapping[str, Any] | None = None) -> Iterator[ArtifactWriter]:
     """Write an artifact: files appear at `path` all at once when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_abandoned(path)
     beside = path.parent / f".{path.name}.writing-{os.getpid()}"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
@@ -113,6 +115,26 @@ def writing(path: Path, kind: str, meta: Mapping[str, Any] | None = None) -> Ite
         _swap(beside, path)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _clear_abandoned(path: Path) -> None:
+    """Remove half-written folders of processes that were killed, so that reruns do not pile them up."""
+    for beside in path.parent.glob(f".{path.name}.writing-*"):
+        process = beside.name.rpartition("-")[2]
+        if process.isdigit() and not _is_running(int(process)):
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    if os.name != "posix":
+        return True  # elsewhere signal 0 is not a question: leave the folder
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _finish(writer: ArtifactWriter) -> None:

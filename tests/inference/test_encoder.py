@@ -54,7 +54,7 @@ events = st.lists(
 @settings(deadline=None, max_examples=60)
 def test_appending_one_at_a_time_equals_the_whole_history(script, layers, gated, clock, prefilled):
     """Ties, events out of order and rings that wrap many times; the first part may come by prefill."""
-    encoder = Encoder(weights(1, layers=layers, gated=gated, clock=clock))
+    encoder = Encoder(weights(1, layers=layers, gated=gated, clock=clock), ffn="swiglu" if gated else "silu")
     item = np.array([i for i, _ in script], np.int32)
     time_us = np.cumsum([gap for _, gap in script]).astype(np.int64) + 10**15
     prefilled = min(prefilled, len(item))
@@ -116,7 +116,7 @@ def test_training_and_inference_agree_on_the_gap_bins():
     assert (gap_bins(times, offsets) == gap_bins_of(times, offsets, GAP_BINS)).all()
 
 
-@pytest.mark.parametrize("ffn", ["gelu", "swiglu"])
+@pytest.mark.parametrize("ffn", ["silu", "gelu", "swiglu"])
 @pytest.mark.parametrize("cosine", [False, True])
 @pytest.mark.parametrize("clock", [False, True])
 def test_the_encoder_equals_the_torch_network(ffn, cosine, clock):
@@ -148,7 +148,7 @@ def test_the_encoder_equals_the_torch_network(ffn, cosine, clock):
     gap = torch.from_numpy(gap_bins_of(time_us, offsets, BINS)) if clock else None
     with torch.no_grad():
         hidden = network(network.item_table(), item, gap, first, Dropout(off, off), torch.float64)
-    encoder = Encoder(network.weights(), cosine=cosine)
+    encoder = Encoder(network.weights(), ffn=ffn, cosine=cosine)
     ours = encoder.encode(offsets, item.numpy().astype(np.int32), time_us)
     np.testing.assert_allclose(ours, hidden[offsets[1:] - 1].numpy(), atol=1e-10)
 

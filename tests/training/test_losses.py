@@ -11,6 +11,7 @@ from slipstream.training.losses import (  # noqa: E402
     sampled_softmax_loss,
     softmax_loss_reference,
     streamed_softmax_loss,
+    unit_rows,
 )
 
 
@@ -43,7 +44,7 @@ def test_streamed_softmax_equals_the_reference(tokens, targets):
 def test_bfloat16_gradient_is_within_one_percent():
     hidden, table, target, weight = problem(300, 500, 32, 1, dtype=torch.float32)
     slow = torch.autograd.grad(softmax_loss_reference(hidden, table, target, weight), (hidden, table))
-    low = streamed_softmax_loss(hidden.bfloat16(), table.bfloat16(), target, weight)
+    low = streamed_softmax_loss(hidden.bfloat16(), table, target, weight)
     for a, b in zip(torch.autograd.grad(low, (hidden, table)), slow, strict=True):
         assert ((a - b).norm() / b.norm()).item() < 0.01
 
@@ -68,3 +69,12 @@ def test_sampled_softmax_never_punishes_a_target():
     negatives = target[:1, 0].repeat(50)
     loss = sampled_softmax_loss(hidden[:1], table, target[:1], weight[:1], negatives, torch.zeros(9))
     assert loss.item() == pytest.approx(0.0, abs=1e-9)
+
+
+def test_unit_rows_equals_normalize_with_its_gradient():
+    table = problem(1, 20, 7, 1)[1]
+    upstream = torch.randn(20, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    ours, theirs = unit_rows(table), torch.nn.functional.normalize(table, dim=-1)
+    torch.testing.assert_close(ours, theirs)
+    for a, b in zip(*(torch.autograd.grad((x * upstream).sum(), table) for x in (ours, theirs)), strict=True):
+        torch.testing.assert_close(a, b)

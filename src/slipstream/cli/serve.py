@@ -87,7 +87,8 @@ def recommend(
 def serve(
     home: HomeOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that answer.")] = 1,
     insecure: Annotated[
         bool, typer.Option(help="Allow an address beyond this machine without API keys.")
     ] = False,
@@ -96,11 +97,11 @@ def serve(
     from slipstream.errors import MissingExtra
 
     try:
-        from slipstream.server.service import serve as run
+        from slipstream.server.process import serve as run
     except ModuleNotFoundError as error:
         raise MissingExtra(error.name or "the web server", "serve", "serving") from error
 
-    def announce(address: str) -> None:
-        out.print(f"serving on {address}  (API page: {address}/docs; stop with Ctrl-C)")
+    def announce(line: str) -> None:
+        out.print(line, markup=False)
 
-    run(workspace(home).home, host=host, port=port, insecure=insecure, announce=announce)
+    run(workspace(home).home, host=host, port=port, insecure=insecure, workers=workers, announce=announce)

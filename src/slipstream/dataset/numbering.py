@@ -64,7 +64,8 @@ class Numbering:
             raise BadInput(f"the ids in {column.name!r} are partly text and partly whole numbers")
         self._textual = textual
         if textual:
-            return np.maximum(column.hash(1).to_numpy(), 1), column.hash(2).to_numpy()
+            # multiplied, as the place comes from the highest bits and short texts hash alike there
+            return np.maximum(column.hash(1).to_numpy() * _ODD, 1), column.hash(2).to_numpy()
         key = column.cast(pl.Int64).to_numpy().view(np.uint64) + _SHIFT
         if not key.all():  # this one id would look like an empty place
             raise BadInput(f"the id {-(1 << 63)} in {column.name!r} cannot be used", hint="pass ids as text")

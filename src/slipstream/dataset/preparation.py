@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from slipstream.config import Progress, silent
 from slipstream.dataset.cleaning import Cleaner, CleaningReport, CleaningRules, LogColumns, Rejects
 from slipstream.dataset.numbering import Numbering
-from slipstream.dataset.ordering import find_repeats, k_core, order_by_user, time_order, user_blocks
+from slipstream.dataset.ordering import find_repeats, gather, k_core, order_by_user, time_order, user_blocks
 from slipstream.dataset.snapshot import Snapshot
 from slipstream.dataset.vocabulary import Vocabulary
 from slipstream.errors import BadInput, NotThere
@@ -181,11 +181,12 @@ def _arrange(log: _Log, rules: CleaningRules, report: CleaningReport, progress: 
     offsets, order = order_by_user(user, len(user_ids))
     del user
     item_ids, item = _in_sorted_order(log.items, log.parts.pop("item"))
-    columns: dict[str, NDArray[Any]] = {"item": item[order]}
+    columns: dict[str, NDArray[Any]] = {"item": gather(item, order)}
     del item
     for name in ("time_us", "value", "kind"):
         if (values := log.take(name)) is not None:
-            columns[name] = values[order]
+            columns[name] = gather(values, order)
+            del values
     del order
     report.clock = log.clock
     report.users_found = int(np.count_nonzero(np.diff(offsets)))
@@ -202,11 +203,11 @@ def _in_sorted_order(
     rank = np.empty(len(ids), np.int32)
     rank[order] = np.arange(len(ids), dtype=np.int32)
     numbers = np.empty(sum(map(len, parts)), np.int32)
-    at = 0
+    end = 0
     while parts:
         part = parts.pop(0)
-        np.take(rank, part, out=numbers[at : at + len(part)])
-        at += len(part)
+        start, end = end, end + len(part)
+        np.take(rank, part, out=numbers[start:end], mode="clip")
     return ids.gather(order), numbers
 
 
@@ -284,7 +285,7 @@ def _core(
         users=Vocabulary.of(user_ids.filter(pl.Series(user_stays))),
         items=Vocabulary.of(item_ids.filter(pl.Series(item_stays))),
         offsets=_offsets(core.user_events[user_stays]),
-        item=number[columns["item"]],
+        item=gather(number, columns["item"]),
         value=np.ones(report.events, np.float32) if value is None else value,
         kind=kind,
         kinds=kinds,

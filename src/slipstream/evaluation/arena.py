@@ -97,4 +97,4 @@ def linked_graph(folder: DataFolder, snapshot: Snapshot) -> LinkedGraph | None:
     """The folder's knowledge graph joined with the items and users of a snapshot, or None without one."""
     if folder.kg is None or folder.item_links is None:
         return None
-    return join(build([triple_facts(folder.kg)]).graph, folder.item_links, snapshot.items, snapshot.users)
+    return join(build([triple_facts(folder.kg)]).graph, folder.item_links, snapshot.items)

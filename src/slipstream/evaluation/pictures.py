@@ -93,8 +93,8 @@ def intervals_svg(rows: Sequence[tuple[str, Interval]], *, title: str) -> str:
 
 def ticks_between(low: float, high: float, count: int = 4) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten apart) that lie around or inside [low, high]."""
-    if not high > low:
-        high = low + (abs(low) or 1.0) * 0.1
+    if high - low < 1e-9 * max(1.0, abs(low), abs(high)):  # flat, as far as a picture can tell
+        high = low + max(1e-6, 0.1 * abs(low))
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw)

@@ -78,7 +78,7 @@ class _Layer:
 class Encoder:
     """Weights by name as `TransformerNetwork.weights` gives them, in any float type; sums use that type."""
 
-    def __init__(self, weights: Mapping[str, Floats], *, cosine: bool = False) -> None:
+    def __init__(self, weights: Mapping[str, Floats], *, ffn: str = "silu", cosine: bool = False) -> None:
         self.weights = dict(weights)
         try:
             self.item = weights["item"]
@@ -94,7 +94,7 @@ class Encoder:
         self.dim = int(self.item.shape[1])
         self.heads, self.window = map(int, self._layers[0].relative_bias.shape)
         self._scale = (self.dim // self.heads) ** -0.5
-        self._gated = self._layers[0].ffn_in_weight.shape[1] == 2 * self._layers[0].ffn_out_weight.shape[0]
+        self.ffn = ffn
 
     @property
     def layers(self) -> int:
@@ -214,11 +214,11 @@ class Encoder:
     def _feed_forward(self, layer: _Layer, x: Floats) -> Floats:
         h = _norm(x, layer.norm2_weight, layer.norm2_bias) @ layer.ffn_in_weight
         h += layer.ffn_in_bias
-        if self._gated:
+        if self.ffn == "swiglu":
             inner = h.shape[-1] // 2
             h = _silu(h[..., :inner]) * h[..., inner:]
         else:
-            h = _gelu(h)
+            h = _silu(h) if self.ffn == "silu" else _gelu(h)
         return h @ layer.ffn_out_weight + layer.ffn_out_bias
 
     # -- one event at a time -----------------------------------------------------------------------------

@@ -10,12 +10,12 @@ from typing import Any
 
 import polars as pl
 
-from slipstream.artifacts import open_artifact
 from slipstream.cluster.runner import LocalProcesses, Task
 from slipstream.config import Home, thread_count
 from slipstream.dataset.folder import DataFolder
 from slipstream.dataset.snapshot import Snapshot
 from slipstream.evaluation.suite import Suite, suite
+from slipstream.events.sqlite import SqliteEventStore
 from slipstream.loop.knowledge import open_graph
 from slipstream.loop.narrator import Narrator
 from slipstream.loop.tables import read_table_of
@@ -71,30 +71,40 @@ def _joined(suites: Sequence[Suite]) -> Suite:
 
 def home_data(home: Home) -> DataFolder:
     """The home's cleaned events and tables in the form of a data folder, in board order (time, arrival)."""
-    frame = events_of(Snapshot.open(home.snapshot), home)
+    snapshot = Snapshot.open(home.snapshot)
+    clock = snapshot.time_us is not None
+    frame = _cleaned_events(home, snapshot)
     return DataFolder(
         path=home.root,
-        interactions=frame,
+        interactions=frame if clock else frame.drop("time_us"),
         items=read_table_of(home, "items"),
         users=read_table_of(home, "users"),
         kg=None,
         item_links=None,
-        has_time="time_us" in frame.columns,
-        has_order="time_us" in frame.columns,
+        has_time=clock,
+        has_order=snapshot.ordered,
     )
 
 
-def events_of(snapshot: Snapshot, home: Home) -> pl.DataFrame:
-    """The events of a snapshot as a frame, in order of (time, arrival)."""
-    kinds = pl.Series("kind", snapshot.kinds, pl.String)
-    columns = {
-        "user_id": snapshot.users.series().gather(snapshot.user),
-        "item_id": snapshot.items.series().gather(snapshot.item),
-        "value": pl.Series(snapshot.value),
-        "kind": kinds.gather(snapshot.kind),
-    }
-    if snapshot.time_us is None:
-        return pl.DataFrame(columns)
-    arrival = open_artifact(home.snapshot, "snapshot").array("arrival")
-    frame = pl.DataFrame({**columns, "time_us": pl.Series(snapshot.time_us), "arrival": pl.Series(arrival)})
-    return frame.sort("time_us", "arrival").drop("arrival")
+KEYS = ("user_id", "item_id", "kind", "time_us")
+
+
+def _cleaned_events(home: Home, snapshot: Snapshot) -> pl.DataFrame:
+    """The stored events that are in the snapshot. It does not keep the order of arrival between users, and
+    the cut of a board needs it where times are equal; so the store is read once more."""
+    with SqliteEventStore(home.events) as store:
+        stored = pl.concat([chunk.select(*KEYS, "value") for chunk in store.scan()])
+    times = snapshot.time_us
+    kept = pl.DataFrame(
+        {
+            "user_id": snapshot.users.series().gather(snapshot.user),
+            "item_id": snapshot.items.series().gather(snapshot.item),
+            "kind": pl.Series("kind", snapshot.kinds, pl.String).gather(snapshot.kind),
+            "time_us": pl.Series(times) if times is not None else pl.Series([None] * snapshot.event_count, dtype=pl.Int64),
+        }
+    )
+    keys = KEYS if times is not None else KEYS[:3]
+    rows = stored.join(kept, on=keys, how="semi", maintain_order="left")
+    if rows.height > snapshot.event_count:
+        rows = rows.unique(keys, keep="first", maintain_order=True)
+    return rows.with_columns(pl.col("value").cast(pl.Float32).fill_null(1.0))

@@ -70,13 +70,13 @@ class UserState:
 
     def touched(self, shelf: Shelf, rules: Rules) -> NDArray[np.int64]:
         """Shelf numbers of the items that count as seen."""
-        counted = np.array([rules.touches(kind) for kind in self.kinds], bool)
+        counted = np.ones(len(self.item), bool)
+        if rules.touched_by is not None:
+            counted = np.array([rules.touches(kind) for kind in self.kinds], bool)
         known = self.item >= 0
-        later = [
-            item_id
-            for item_id, there, counts in zip(self.item_ids, known, counted, strict=True)
-            if counts and not there
-        ]
+        if known.all():
+            return self.item[counted].astype(np.int64)
+        later = [self.item_ids[place] for place in np.flatnonzero(counted & ~known)]
         return np.concatenate([self.item[known & counted].astype(np.int64), shelf.numbers(later)])
 
     def until(self, time_us: int) -> UserState:

@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from slipstream.config import Home, secret
-from slipstream.errors import MissingExtra, NotThere, Unavailable, UsageError
+from slipstream.errors import MissingExtra, NotThere, SlipstreamError, Unavailable, UsageError
 from slipstream.recommend.release import CURRENT, MADE_BY, current_release
 from slipstream.server.app import App
 from slipstream.server.exposition import Metrics
@@ -92,7 +93,7 @@ def run(root: Path, listener: socket.socket, keys: Keys) -> None:
         timeout_graceful_shutdown=GRACE_SECONDS,
         h11_max_incomplete_event_size=64 * 1024,
     )
-    with _quiet_ending():
+    with _quiet_ending(), contextlib.suppress(SystemExit):  # how uvicorn tells of a failed start
         uvicorn.Server(config).run(sockets=[listener])
     if app.failure is not None:
         raise app.failure
@@ -173,6 +174,15 @@ def _supervise(root: Path, listener: socket.socket, keys: Keys, workers: int) ->
 def _start(
     context: multiprocessing.context.SpawnContext, root: Path, listener: socket.socket, keys: Keys
 ) -> SpawnProcess:
-    process = context.Process(target=run, args=(root, listener, keys), daemon=True)
+    process = context.Process(target=_work, args=(root, listener, keys), daemon=True)
     process.start()
     return process
+
+
+def _work(root: Path, listener: socket.socket, keys: Keys) -> None:
+    """A worker's life; why it could not start goes to the log, for the one who supervises."""
+    try:
+        run(root, listener, keys)
+    except SlipstreamError as error:
+        log.error("the worker cannot serve: %s", error)
+        sys.exit(error.exit_code)

@@ -90,9 +90,10 @@ class NextItemTask:
         weight = self._tensor(chunk.weight)
         table = network.item_table()
         hidden = network(table, item, gap, first, dropout, plan.dtype)
-        output = network.output_table(table, plan.temperature).to(plan.dtype)
+        hidden, output = network.output(hidden, table, plan.temperature)
         if plan.loss == "softmax":
             return streamed_softmax_loss(hidden, output, target, weight)
+        output = output.to(plan.dtype)
         if plan.loss == "softmax-reference":
             return softmax_loss_reference(hidden, output, target, weight)
         negatives = self._negatives(dropout.body.stream)

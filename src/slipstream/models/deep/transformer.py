@@ -139,7 +139,7 @@ class Transformer:
     def load(cls, artifact: Artifact, settings: Settings) -> Self:
         own = _own(settings)
         weights = load_file(artifact.file(WEIGHTS))
-        return cls(own, Encoder(weights, cosine=own.output == "cosine"), artifact.array("known"))
+        return cls(own, Encoder(weights, ffn=own.ffn, cosine=own.output == "cosine"), artifact.array("known"))
 
 
 def _own(settings: Settings) -> TransformerSettings:
@@ -181,7 +181,7 @@ def _fit(
         progress=context.progress,
         checkpoint=None if context.checkpoint is None else Path(context.checkpoint),
     )
-    encoder = Encoder(outcome.weights, cosine=settings.output == "cosine")
+    encoder = Encoder(outcome.weights, ffn=settings.ffn, cosine=settings.output == "cosine")
     notes = {"best_epoch": outcome.best_epoch, "stopped": outcome.stopped}
     return encoder, known, FitReport(curve=outcome.curve, notes=notes)
 
@@ -201,7 +201,9 @@ def _validation(
     ]
 
     def validate(weights: dict[str, NDArray[Any]]) -> float:
-        model = Transformer(settings, Encoder(weights, cosine=settings.output == "cosine"), known)
+        model = Transformer(
+            settings, Encoder(weights, ffn=settings.ffn, cosine=settings.output == "cosine"), known
+        )
         return float(np.concatenate([_ndcg(model.score(part.queries), part) for part in slices]).mean())
 
     return validate

@@ -1,0 +1,214 @@
+"""Kills, changed bytes, swaps, full disks, too much work: an acknowledged event is never lost."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+import served_home
+from slipstream.events.sqlite import SqliteEventStore
+
+from slipstream.config import Home
+from slipstream.errors import CorruptArtifact, NotThere, Unavailable
+from slipstream.server.process import serve
+
+
+def eventually(check: Callable[[], bool], seconds: float = 15.0) -> None:
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_kill_9_during_batches_loses_no_acknowledged_event(fresh_home: Home, workers: int) -> None:
+    acknowledged: list[str] = []
+    sent: list[str] = []
+
+    def write(writer: int, url: str) -> None:
+        with httpx.Client(base_url=url, timeout=10) as api, contextlib.suppress(httpx.HTTPError):
+            for batch in range(10_000):
+                names = [f"{writer}-{batch}-{n}" for n in range(20)]
+                sent.extend(names)
+                events = [{"event_id": name, "user_id": f"w{writer}", "item_id": "f1"} for name in names]
+                reply = api.post("/v1/events", json={"events": events})
+                if reply.status_code == 200:
+                    acknowledged.extend(names)
+
+    with served_home.serving(fresh_home, workers=workers) as server:
+        threads = [threading.Thread(target=write, args=(n, server.url)) for n in range(3)]
+        for thread in threads:
+            thread.start()
+        eventually(lambda: len(acknowledged) > 300)
+        server.kill()
+        for thread in threads:
+            thread.join()
+    store = SqliteEventStore(fresh_home.events)
+    found: list[str] = []
+    for frame in store.scan():
+        found.extend(name for name in frame["event_id"].to_list() if not name.startswith("past-"))
+    store.close()
+    assert set(acknowledged) <= set(found)  # nothing lost
+    assert len(found) == len(set(found))  # nothing doubled
+    assert set(found) <= set(sent)
+    with served_home.serving(fresh_home) as server, httpx.Client(base_url=server.url, timeout=30) as api:
+        events = [{"event_id": n, "user_id": "w0", "item_id": "f1"} for n in sent if n.startswith("0-")]
+        again = api.post("/v1/events", json={"events": events[-5_000:]}).json()  # the retry after a crash
+        assert again["repeated"] >= sum(n.startswith("0-") for n in acknowledged[-5_000:])
+        items = api.get("/v1/recommendations/w0?k=30").json()["items"]
+        assert "f1" not in [item["item_id"] for item in items]
+
+
+def test_an_event_acknowledged_by_one_worker_is_in_the_answer_of_any(fresh_home: Home) -> None:
+    with served_home.serving(fresh_home, workers=2) as server:
+        clients = [httpx.Client(base_url=server.url, timeout=30) for _ in range(6)]  # over both workers
+        try:
+            for n in range(30):
+                writer, item = clients[n % 6], f"f{n}"
+                reply = writer.post("/v1/events", json={"user_id": "roamer", "item_id": item})
+                assert reply.json()["stored"] == 1
+                for reader in clients:
+                    items = reader.get("/v1/recommendations/roamer?k=30").json()["items"]
+                    assert item not in [i["item_id"] for i in items]
+            clients[0].post("/v1/items", json={"item_id": "later"})
+            for reader in clients:
+                slate = reader.post("/v1/recommendations", json={"allow": ["later"]}).json()
+                assert [i["item_id"] for i in slate["items"]] == ["later"]
+        finally:
+            for client in clients:
+                client.close()
+
+
+def test_a_writer_beside_the_server_is_seen(fresh_home: Home) -> None:
+    import polars as pl
+    from slipstream.events.event import EventBatch
+
+    with served_home.serving(fresh_home) as server, httpx.Client(base_url=server.url) as api:
+        first = api.get("/v1/recommendations/outside").json()["items"][0]["item_id"]
+        store = SqliteEventStore(fresh_home.events)
+        store.append(EventBatch.of(pl.DataFrame({"user_id": ["outside"], "item_id": [first]})))
+        store.close()
+        assert api.get("/v1/recommendations/outside").json()["items"][0]["item_id"] != first
+
+
+def test_releases_swap_without_a_failed_request_and_a_changed_one_is_refused(fresh_home: Home) -> None:
+    statuses: list[int] = []
+    served: set[str] = set()
+    done = threading.Event()
+
+    def ask(url: str) -> None:
+        with httpx.Client(base_url=url, timeout=10) as api:
+            while not done.is_set():
+                reply = api.get("/v1/recommendations/u1")
+                statuses.append(reply.status_code)
+                served.add(reply.json()["release"])
+
+    with served_home.serving(fresh_home) as server, httpx.Client(base_url=server.url) as api:
+        with ThreadPoolExecutor(2) as pool:
+            for _ in range(2):
+                pool.submit(ask, server.url)
+            try:
+                served_home.release(fresh_home, "second")
+                eventually(lambda: "second" in served)
+                served_home.release(fresh_home, "third")
+                broken = fresh_home.releases / "third" / "people.npy"
+                good = broken.read_bytes()
+                broken.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+                refused = "slipstream_release_refused_total 1"
+                eventually(lambda: refused in api.get("/metrics").text or "third" in served)
+            finally:
+                done.set()
+        if "third" not in served:  # the byte was changed before the server looked
+            assert api.get("/readyz").json()["release"] == "second"
+            assert "people.npy" in (fresh_home.root / "server.log").read_text()
+        assert set(statuses) == {200}
+        assert {"first", "second"} <= served
+
+
+def test_a_changed_release_does_not_start(fresh_home: Home) -> None:
+    file = fresh_home.releases / "first" / "people.npy"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(CorruptArtifact, match=r"people\.npy"):
+        serve(fresh_home, port=0, announce=lambda line: None)
+
+
+def test_a_home_without_a_release_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(NotThere) as caught:
+        serve(Home(tmp_path), port=0)
+    assert "slipstream release" in caught.value.hint
+
+
+def test_a_taken_port_is_told(fresh_home: Home) -> None:
+    with served_home.serving(fresh_home) as server:
+        port = int(server.url.rpartition(":")[2])
+        with pytest.raises(Unavailable, match=str(port)):
+            serve(fresh_home, port=port)
+
+
+def test_a_signal_ends_it_with_grace(fresh_home: Home) -> None:
+    with served_home.serving(fresh_home) as server:
+        httpx.get(f"{server.url}/v1/recommendations/u1")
+        assert server.stop() == 0
+    with served_home.serving(fresh_home, workers=2) as server:
+        httpx.get(f"{server.url}/v1/recommendations/u1")
+        assert server.stop() == 0
+
+
+def test_a_full_disk_refuses_and_acknowledges_nothing(fresh_home: Home) -> None:
+    """The process may not let any file grow past a limit: the nearest thing to a full disk without root."""
+    limit = fresh_home.events.stat().st_size + 400_000
+    prelude = (
+        "import resource, signal\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
+    )
+    with (
+        served_home.serving(fresh_home, prelude=prelude) as server,
+        httpx.Client(base_url=server.url, timeout=30) as api,
+    ):
+        acknowledged: list[str] = []
+        refused = None
+        for batch in range(500):
+            names = [f"fill-{batch}-{n}" for n in range(100)]
+            events = [{"event_id": n, "user_id": "filler" * 20, "item_id": "f1" * 100} for n in names]
+            reply = api.post("/v1/events", json={"events": events})
+            if reply.status_code != 200:
+                refused = reply
+                break
+            acknowledged += names
+        assert refused is not None
+        assert refused.status_code == 507
+        assert refused.json()["code"] == "disk-full"
+        assert api.get("/v1/recommendations/u1").status_code == 200  # it goes on answering
+    store = SqliteEventStore(fresh_home.events)
+    assert store.event_count("filler" * 20) == len(acknowledged)
+    store.close()
+
+
+def test_too_much_work_is_refused_at_once_with_a_time_to_come_back(fresh_home: Home) -> None:
+    prelude = (
+        "import time\n"
+        "from slipstream.recommend import pipeline\n"
+        "answer = pipeline.Pipeline.recommend\n"
+        "pipeline.Pipeline.recommend = lambda self, r: (time.sleep(0.2), answer(self, r))[1]"
+    )
+    with served_home.serving(fresh_home, prelude=prelude) as server:
+        limits = httpx.Limits(max_connections=150)
+        with (
+            httpx.Client(base_url=server.url, timeout=60, limits=limits) as api,
+            ThreadPoolExecutor(150) as pool,
+        ):
+            replies = list(pool.map(lambda n: api.get(f"/v1/recommendations/u{n}"), range(150)))
+            assert api.get("/healthz").status_code == 200
+    statuses = [reply.status_code for reply in replies]
+    assert set(statuses) == {200, 503}
+    for reply in replies:
+        if reply.status_code == 503:
+            assert reply.json()["code"] == "overloaded"
+            assert int(reply.headers["retry-after"]) >= 1
