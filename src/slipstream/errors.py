@@ -10,7 +10,8 @@
     │   └── NotThere              a step that has not been done yet
     └── Unavailable             not here, or not now (exit 4)
         ├── MissingExtra          an optional dependency is not installed
-        └── Busy                  another process holds it
+        ├── Busy                  another process holds it
+        └── StorageFull           the disk, or the bound set for a file, is full
 
 A message names the thing, what it must be and what it is; `hint` is the way out. Anything else that
 escapes is our bug (exit 1).
@@ -103,3 +104,7 @@ class MissingExtra(Unavailable):
 
 class Busy(Unavailable):
     code = "busy"
+
+
+class StorageFull(Unavailable):
+    code = "storage-full"

@@ -133,6 +133,7 @@ def test_the_encoder_equals_the_torch_network(ffn, cosine, clock):
         ffn=ffn,
         gap_bins=BINS if clock else 0,
         cosine=cosine,
+        query_time=clock,
     )
     network = TransformerNetwork(shape, seed=4).double()
     stream = torch.Generator().manual_seed(0)
@@ -146,11 +147,14 @@ def test_the_encoder_equals_the_torch_network(ffn, cosine, clock):
     time_us = np.sort(np.random.default_rng(0).integers(0, 10**11, 48))
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     gap = torch.from_numpy(gap_bins_of(time_us, offsets, BINS)) if clock else None
+    wait = torch.randint(BINS, (48,), generator=stream) if clock else None
     with torch.no_grad():
-        hidden = network(network.item_table(), item, gap, first, Dropout(off, off), torch.float64)
+        hidden = network(network.item_table(), item, gap, first, Dropout(off, off), torch.float64, wait)
     encoder = Encoder(network.weights(), ffn=ffn, cosine=cosine)
-    ours = encoder.encode(offsets, item.numpy().astype(np.int32), time_us)
-    np.testing.assert_allclose(ours, hidden[offsets[1:] - 1].numpy(), atol=1e-10)
+    last = offsets[1:] - 1
+    vectors = encoder.encode(offsets, item.numpy().astype(np.int32), time_us)
+    ours = encoder.query(vectors, None if wait is None else wait[last].numpy())
+    np.testing.assert_allclose(ours, hidden[last].numpy(), atol=1e-10)
 
 
 def test_missing_weights_are_named():

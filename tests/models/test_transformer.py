@@ -271,6 +271,28 @@ def test_every_preset_fits_its_data():
         with_overrides(tiny(), {"heads": 3})
 
 
+def test_the_time_of_the_request_decides_where_it_is_learned():
+    """Who comes back at once goes on by one; who comes back after days goes on by two."""
+    random = np.random.default_rng(0)
+    rows = []
+    for user in range(80):
+        item, now = int(random.integers(CYCLE)), 0
+        for _ in range(10):
+            rows.append((f"u{user:03}", f"i{item:02}", now))
+            late = random.random() < 0.5
+            item = (item + (2 if late else 1)) % CYCLE
+            now += 5 * 86_400_000_000 if late else 10_000_000
+    snapshot = snapshot_of(pl.DataFrame(rows, schema=["user_id", "item_id", "time_us"], orient="row"))
+    model = Transformer.fit(TrainingData(snapshot), tiny(query_time=True, epochs=40), FitContext())
+    history, times = [1, 2, 3], [0, 10**7, 2 * 10**7]
+    soon = query_of(history, times_us=times, now_us=3 * 10**7)
+    late = query_of(history, times_us=times, now_us=6 * 86_400_000_000)
+    assert np.nanargmax(model.score(soon)) == 4
+    assert np.nanargmax(model.score(late)) == 5
+    unknown = np.argsort(-model.score(query_of(history, times_us=times))[0])[:2]
+    assert set(unknown.tolist()) == {4, 5}
+
+
 def test_queries_are_not_changed(model):
     queries = query_of([3, -1, 4, 5], times_us=[1, 2, 3, 4])
     before = Queries(queries.user.copy(), queries.offsets.copy(), queries.item.copy(), queries.time_us.copy())

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import httpx
 import polars as pl
-from slipstream.events.event import EventBatch
-from slipstream.events.sqlite import SqliteEventStore
 
 from slipstream.config import Home
 from slipstream.dataset.snapshot import snapshot_of
 from slipstream.dataset.vocabulary import Vocabulary
+from slipstream.events.event import EventBatch
+from slipstream.events.sqlite import SqliteEventStore
 from slipstream.models.recommender import FitContext, TrainingData
 from slipstream.models.registry import model_type
 from slipstream.recommend.release import Named, PipelineSettings, promote, write_release
@@ -95,7 +95,7 @@ def serving(home: Home, *, keys: str = "", workers: int = 1, prelude: str = "") 
         "import logging, sys\n"
         "from pathlib import Path\n"
         "from slipstream.config import Home\n"
-        "from slipstream.server.process import serve\n"
+        "from slipstream.server.service import serve\n"
         "if __name__ == '__main__':\n"
         "    logging.basicConfig(level='INFO')\n"
         "    say = lambda line: print(line, flush=True)\n"

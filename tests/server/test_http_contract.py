@@ -49,7 +49,7 @@ def test_the_story_of_a_person(api: httpx.Client) -> None:
     assert api.post("/v1/events", json=batch).json() == {"stored": 1, "repeated": 1, "rejected": []}
     listed = api.get("/v1/users/story/events").json()
     assert [e["item_id"] for e in listed["events"]] == [first, second]  # newest first, by time
-    assert listed["events"][1]["time"] == "2023-11-14T22:13:20.500000Z"
+    assert listed["events"][1]["time"] == "2023-11-14T22:13:20.500000+00:00"
     assert listed["events"][1]["value"] == 4.5
     assert listed["events"][1]["kind"] == "click"
     assert [e["event_id"] for e in api.get("/v1/users/story/events?limit=1").json()["events"]] == ["story-1"]
@@ -129,18 +129,20 @@ def test_similar_and_explanations(api: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("event", "fault"),
     [
-        ({"item_id": "f1"}, "user_id"),
-        ({"user_id": "u", "item_id": ""}, "length"),
-        ({"user_id": "u", "item_id": 5}, "item_id"),
+        ({"item_id": "f1"}, "user id is empty"),
+        ({"user_id": "u", "item_id": ""}, "empty"),
+        ({"user_id": "u", "item_id": [5]}, "item_id must be a string"),
         ({"user_id": "u", "item_id": "f1", "knd": "typo"}, "knd"),
-        ({"user_id": "u", "item_id": "x" * 513}, "length"),
-        ({"user_id": "u", "item_id": "f1", "value": "5"}, "value"),
+        ({"user_id": "u", "item_id": "x" * 513}, "513 bytes"),
+        ({"user_id": "é" * 300, "item_id": "f1"}, "600 bytes"),
+        ({"user_id": "u\0", "item_id": "f1"}, "zero byte"),
+        ({"user_id": "u", "item_id": "f1", "kind": "k" * 65}, "65 bytes"),
+        ({"user_id": "u", "item_id": "f1", "value": "5"}, "value must be a number"),
         ({"user_id": "u", "item_id": "f1", "time": "yesterday"}, "RFC 3339"),
-        ({"user_id": "u", "item_id": "f1", "time": "2026-01-01T00:00:00"}, "zone"),
-        ({"user_id": "u", "item_id": "f1", "time": 1e300}, "time"),
-        ({"user_id": "u", "item_id": "f1", "time": -5}, "1970"),
-        ({"user_id": "u", "item_id": "f1", "time": time.time() + 1e7}, "future"),
-        ({"user_id": "u", "item_id": "f1", "time": "0001-01-01T00:00:00+23:00"}, "range"),
+        ({"user_id": "u", "item_id": "f1", "time": [1]}, "RFC 3339"),
+        ({"user_id": "u", "item_id": "f1", "time": 1e300}, "unix time"),
+        ({"user_id": "u", "item_id": "f1", "time": time.time() + 1e7}, "ahead of the clock"),
+        ({"user_id": "u", "item_id": "f1", "time": "2026-02-30T00:00:00Z"}, "RFC 3339"),
     ],
 )
 def test_a_bad_event_is_rejected_with_its_fault_and_the_good_ones_are_kept(

@@ -11,7 +11,7 @@ import served_home
 from slipstream.config import Home
 from slipstream.errors import ConfigError, UsageError
 from slipstream.server.keys import Keys, check_bind
-from slipstream.server.process import serve
+from slipstream.server.service import serve
 from slipstream.server.wire import Problem
 
 

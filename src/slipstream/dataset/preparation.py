@@ -55,8 +55,8 @@ def prepare(
     """
     started = time.perf_counter(), time.process_time()
     bad = Rejects((rejects or path.parent / "rejects") / REJECTS_FILE)
-    cleaner = Cleaner(rules, columns or LogColumns(), bad)
-    log = _Log()
+    columns = columns or LogColumns()
+    cleaner, log = Cleaner(rules, columns, bad), _Log(columns)
     try:
         for frame in _batches(source):
             log.add(cleaner.clean(frame), bad)
@@ -110,6 +110,7 @@ def _peak_rss_bytes() -> int:
 class _Log:
     """The accepted events in order of arrival, as lists of small arrays, one per batch."""
 
+    columns: LogColumns
     users: Numbering = field(default_factory=Numbering)
     items: Numbering = field(default_factory=Numbering)
     kinds: Numbering = field(default_factory=Numbering)
@@ -117,7 +118,7 @@ class _Log:
     events: int = 0
     clock: bool = False
     timeless: list[NDArray[Any]] = field(default_factory=list)
-    """Rows of the source while no row had a time; None of them may stay if one comes that has."""
+    """Rows of the source while none had a time; none of them may stay if one comes that has."""
 
     def add(self, clean: pl.DataFrame, bad: Rejects) -> None:
         if not clean.height:
@@ -146,23 +147,24 @@ class _Log:
         if not missing:
             return clean
         without = clean.filter(pl.col("time_us").is_null())
-        bad.add(without.select("row", pl.lit("missing time").alias("reason"), "user", "item"))
+        self._reject(without["row"], without["user"], without["item"], bad)
         return clean.filter(pl.col("time_us").is_not_null())
 
     def _reject_all(self, bad: Rejects) -> None:
         """The first time appears: all rows so far had none."""
         for row, user, item in zip(self.timeless, self.parts["user"], self.parts["item"], strict=True):
-            held = pl.DataFrame({"row": row, "reason": pl.repeat("missing time", len(row), eager=True)})
-            names = self.users.ids().gather(user).alias("user"), self.items.ids().gather(item).alias("item")
-            bad.add(held.with_columns(names))
+            users, items = self.users.ids().gather(user), self.items.ids().gather(item)
+            self._reject(pl.Series("row", row), users, items, bad)
         self.timeless, self.parts, self.events = [], {}, 0
+
+    def _reject(self, row: pl.Series, user: pl.Series, item: pl.Series, bad: Rejects) -> None:
+        names = user.alias(self.columns.user), item.alias(self.columns.item)
+        bad.add(pl.DataFrame([row.alias("row"), *names]).with_columns(reason=pl.lit("missing time")))
 
     def _kind_numbers(self, kind: pl.Series) -> NDArray[np.uint8]:
         numbers = self.kinds.numbers(kind)
         if len(self.kinds) > MOST_KINDS:
-            raise BadInput(
-                f"the log has more than {MOST_KINDS} kinds of events", hint="is it the right column?"
-            )
+            raise BadInput(f"the log has over {MOST_KINDS} kinds of events", hint="is it the right column?")
         return numbers.astype(np.uint8)
 
     def _append(self, name: str, values: NDArray[Any]) -> None:

@@ -81,6 +81,8 @@ class _Parts:
     test: Mask
     news_only: bool = False
     """Targets are only what the user had not touched before."""
+    goal: int | None = None
+    """The number of the kind that targets must have; None: every kind."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,11 @@ class _Log:
 BOARDS = ("loo", "loo-t", "temporal", "split", "cold")
 
 
-def board(folder: DataFolder, name: str, *, seed: int = 0) -> Board:
+def board(folder: DataFolder, name: str, *, seed: int = 0, goal: str | None = None) -> Board:
     """Cut `folder` into the board `name`. The seed matters only where validation rows must be drawn.
 
+    goal: only events of this kind can be targets (purchases, say); the others stay in the histories, and an
+    item counts as known to a user only by such an event: what was merely looked at can still be bought.
     Raises UnknownName for a board that does not exist, BadInput where the data lacks what the board needs.
     """
     if name not in BOARDS:
@@ -105,6 +109,8 @@ def board(folder: DataFolder, name: str, *, seed: int = 0) -> Board:
     _demand(folder, name)
     log = _log(folder)
     parts = _cutter(name, seed)(log)
+    if goal is not None:
+        parts = _with_goal(parts, log.all, goal)
     train, past = log.all.keep(parts.train), log.all.keep(parts.past)
     timed = name == "loo-t"
     test, test_rows = _holdout(log, parts, parts.test, past, timed=timed)
@@ -133,6 +139,14 @@ _NEEDS = {
     "split": "it needs rows whose split is 'test', of users that have other rows",
     "cold": "it needs users who touched both ordinary and cold items; try data with more items",
 }
+
+
+def _with_goal(parts: _Parts, events: Snapshot, goal: str) -> _Parts:
+    if goal not in events.kinds:
+        raise UnknownName("kind of event", goal, events.kinds)
+    number = events.kinds.index(goal)
+    wanted = np.asarray(events.kind == number)
+    return replace(parts, test=parts.test & wanted, validation=parts.validation & wanted, goal=number)
 
 
 def _demand(folder: DataFolder, name: str) -> None:
@@ -270,7 +284,8 @@ def _holdout(
     rows = np.flatnonzero(future & (np.diff(history.offsets) > 0)[events.user])
     pair = _pairs(events)
     if parts.news_only:
-        rows = rows[~_contained(pair[rows], _pairs(history))]
+        known = history if parts.goal is None else history.keep(history.kind == parts.goal)
+        rows = rows[~_contained(pair[rows], _pairs(known))]
     rows = rows[_first_of_each(pair[rows])]
     if not len(rows):
         return None, rows

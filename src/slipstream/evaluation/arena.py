@@ -15,6 +15,7 @@ from slipstream.dataset.folder import DataFolder, read_folder
 from slipstream.dataset.snapshot import Snapshot
 from slipstream.dataset.splits import Board, board
 from slipstream.errors import UnknownName
+from slipstream.evaluation.goal import with_goal
 from slipstream.evaluation.stages import Stopwatch
 from slipstream.features.items import item_features
 from slipstream.features.users import user_features
@@ -51,10 +52,12 @@ def open_arenas(
     seed: int = 0,
     without: Collection[str] = (),
     graph: GraphMaker | None = None,
+    goal: str | None = None,
 ) -> list[Arena]:
     """One arena per board; reading, features and graph are done once, and every arena names their cost.
 
-    graph: makes the knowledge graph; else it is the folder's own. Raises UnknownName for a wrong `without`.
+    graph: makes the knowledge graph; else it is the folder's own. goal: only events of this kind are targets.
+    Raises UnknownName for a wrong `without`.
     """
     for name in without:
         if name not in SIDES:
@@ -68,6 +71,7 @@ def open_arenas(
         own = stopwatch.copy()
         with own.stage("split"):
             cut = board(folder, name, seed=seed)
+            cut = cut if goal is None else with_goal(cut, folder, goal)
         if side is None:
             side = _with_sides(folder, cut.train, own, without, graph)
             for stage in ("features", "graph"):

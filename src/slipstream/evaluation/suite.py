@@ -49,28 +49,44 @@ def suite(
     device: str = "cpu",
     without: Collection[str] = (),
     graph: GraphMaker | None = None,
+    goal: str | None = None,
     repeat: bool = False,
     keep_models: bool = False,
 ) -> Suite:
     """Run every model on every board; reading, cutting, features and graph are done once.
 
+    goal: only events of this kind are targets; then `repeat` should be on, as a viewed item may be bought.
     An override behind the name of a model is for that model only. A model that cannot run on a board becomes
     a failure, the others go on; a board that cannot be cut from this data is an error, as nobody could run.
     """
     kinds = {name: model_type(name) for name in models}
-    arenas = open_arenas(data, boards, seed=seed, without=without, graph=graph)
+    arenas = open_arenas(data, boards, seed=seed, without=without, graph=graph, goal=goal)
     trials, failures = [], []
+    total = len(arenas) * len(models)
     for done, (arena, name) in enumerate((a, n) for a in arenas for n in models):
-        progress(done, len(arenas) * len(models), f"{arena.board.name}: {name}")
+        what = f"{arena.board.name}: {name}"
+        progress(done, total, what)
         folder = None if checkpoint is None else str(Path(checkpoint) / f"{arena.board.name}-{name}")
-        context = FitContext(seed, threads or thread_count(), silent, folder, device)
+        context = FitContext(
+            seed, threads or thread_count(), _inner(progress, done, total, what), folder, device
+        )
         run = Run(arena, name, kinds[name], k, context, repeat, keep_models)
         try:
             trials.append(run.trial(_for_model(overrides or {}, name, models)))
         except SlipstreamError as error:
             failures.append(Failure(name, arena.board.name, error.message, error.hint))
-    progress(len(arenas) * len(models), len(arenas) * len(models), "done")
+    progress(total, total, "done")
     return Suite(trials, failures)
+
+
+def _inner(progress: Progress, done: int, total: int, what: str) -> Progress:
+    """What a model tells while it works, as a note of the whole; the count stays that of the suite."""
+
+    def tell(step: int, steps: int | None, note: str) -> None:
+        share = f" {step / steps:.0%}" if steps else ""
+        progress(done, total, f"{what}: {note}{share}")
+
+    return tell
 
 
 def _for_model(overrides: Mapping[str, Any], name: str, models: Sequence[str]) -> dict[str, Any]:

@@ -46,6 +46,7 @@ def run_trial(
     device: str = "cpu",
     without: Collection[str] = (),
     graph: GraphMaker | None = None,
+    goal: str | None = None,
     repeat: bool = False,
     keep_model: bool = False,
 ) -> Trial:
@@ -53,11 +54,12 @@ def run_trial(
 
     overrides: settings by name, plain (`epochs`) or behind the model's name (`transformer.epochs`). without:
     any of "items", "users", "graph", to see what they are worth. graph: makes the knowledge graph, else the
-    folder's own is used. repeat: items of the history may come back. threads: None for all that we may use.
+    folder's own is used. goal: only events of this kind are targets. repeat: items of the history may come
+    back. threads: None for all that we may use.
     Errors of the data, the board and the model come out as they are, with a note of where they happened.
     """
     kind = model_type(model_name)  # a wrong name should not wait for the reading
-    (arena,) = open_arenas(data, [board_name], seed=seed, without=without, graph=graph)
+    (arena,) = open_arenas(data, [board_name], seed=seed, without=without, graph=graph, goal=goal)
     context = FitContext(seed, threads or thread_count(), progress, checkpoint, device)
     return Run(arena, model_name, kind, k, context, repeat, keep_model).trial(overrides or {})
 

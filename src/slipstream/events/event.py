@@ -59,7 +59,7 @@ class Reject(StrEnum):
 
 @dataclass(frozen=True)
 class EventBatch:
-    """Events that passed every check, in order of arrival. `frame` has exactly EVENT_SCHEMA, ids distinct or not."""
+    """Events that passed every check, in order of arrival. `frame` has exactly EVENT_SCHEMA."""
 
     frame: pl.DataFrame
 

@@ -89,10 +89,14 @@ def content_ids(frame: pl.DataFrame, occurrences: Occurrences | None = None) -> 
     for row in np.flatnonzero(numbers):
         digests[row] = _later(texts[row], int(numbers[row]))
     tails = pl.Series("tail", [digest.hex() for digest in digests], pl.String)
-    return frame.select(event_id=pl.concat_str(pl.Series("head", _heads(frame["time_us"])), tails)).to_series()
+    return frame.select(
+        event_id=pl.concat_str(pl.Series("head", _heads(frame["time_us"])), tails)
+    ).to_series()
 
 
-def content_id(user: str, item: str, kind: str, value: float | None, time_us: int | None, occurrence: int) -> str:
+def content_id(
+    user: str, item: str, kind: str, value: float | None, time_us: int | None, occurrence: int
+) -> str:
     """The id of one event: the plain form of `content_ids`."""
     bits = "" if value is None else str(int(np.float64(value + 0.0).view(np.int64)))
     time = "" if time_us is None else str(time_us)

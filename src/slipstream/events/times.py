@@ -78,7 +78,11 @@ def _scaled_whole(x: pl.Expr, unit: TimeUnit) -> pl.Expr:
 
 def _scaled_real(x: pl.Expr, unit: TimeUnit) -> pl.Expr:
     scaled = x * float(_PER_UNIT[unit]) if unit != "guess" else _guessed_real(x)
-    return pl.when(x.is_finite() & (scaled.abs() < _LIMIT)).then((scaled + 0.5).floor()).cast(pl.Int64, strict=False)
+    return (
+        pl.when(x.is_finite() & (scaled.abs() < _LIMIT))
+        .then((scaled + 0.5).floor())
+        .cast(pl.Int64, strict=False)
+    )
 
 
 def _guessed_real(x: pl.Expr) -> pl.Expr:
@@ -115,10 +119,15 @@ def _calendar(frame: pl.DataFrame) -> pl.Series:
     def number(name: str) -> pl.Expr:
         return pl.col(name).cast(pl.Int64).fill_null(0)
 
-    day = pl.concat_str("year", pl.lit("-"), "month", pl.lit("-"), "day").str.to_date("%Y-%m-%d", strict=False)
+    day = pl.concat_str("year", pl.lit("-"), "month", pl.lit("-"), "day").str.to_date(
+        "%Y-%m-%d", strict=False
+    )
     fraction = pl.col("fraction").str.pad_end(9, "0").str.slice(0, 6).cast(pl.Int64).fill_null(0)
     digits = pl.col("zone").str.replace(":", "", literal=True)
-    offset = digits.str.slice(1, 2).cast(pl.Int64, strict=False), digits.str.slice(3, 2).cast(pl.Int64, strict=False)
+    offset = (
+        digits.str.slice(1, 2).cast(pl.Int64, strict=False),
+        digits.str.slice(3, 2).cast(pl.Int64, strict=False),
+    )
     ahead = pl.when(digits.str.starts_with("-")).then(-1).otherwise(1) * (offset[0] * 60 + offset[1])
     clock = (number("hour") * 60 + number("minute") - ahead.fill_null(0)) * 60 + number("second")
     sane = (

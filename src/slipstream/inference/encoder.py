@@ -85,6 +85,8 @@ class Encoder:
             self.gap = weights.get("gap")
             self._input_norm = (weights["input_norm_weight"], weights["input_norm_bias"])
             self._final_norm = (weights["final_norm_weight"], weights["final_norm_bias"])
+            head = ("time", "in_weight", "in_bias", "out_weight")
+            self._request = [weights[f"request.{n}"] for n in head] if "request.time" in weights else None
             count = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("layer."))
             fields = _Layer.__dataclass_fields__
             self._layers = [_Layer(**{f: weights[f"layer.{n}.{f}"] for f in fields}) for n in range(count)]
@@ -165,8 +167,19 @@ class Encoder:
         return _norm(x, *self._input_norm)
 
     def _output(self, x: Floats) -> Floats:
-        x = _norm(x, *self._final_norm)
-        return _unit(x) if self.cosine else x
+        return _norm(x, *self._final_norm)
+
+    def query(self, vectors: Floats, wait: NDArray[np.int64] | None = None) -> Floats:
+        """What item vectors are multiplied with, [Q, D], from vectors of `encode`, `prefill` or `advance`.
+
+        wait [Q]: the `gap_bin` of the time from the latest event to the request; 0 or None: not known. Only
+        the request head looks at it, so the state of a user is the same whenever the request comes.
+        """
+        if self._request is not None:
+            time, in_weight, in_bias, out_weight = self._request
+            inner = vectors @ in_weight + in_bias + time[0 if wait is None else wait]
+            vectors = vectors + _silu(inner) @ out_weight
+        return _unit(vectors) if self.cosine else vectors
 
     def _layer(
         self, layer: _Layer, x: Floats, missing: NDArray[np.bool_] | None, need: int
@@ -325,6 +338,9 @@ def _gelu(x: Floats) -> Floats:
 
 
 def _silu(x: Floats) -> Floats:
-    # 1 / (1 + exp(-x)) overflows to a harmless 0 for very negative x; the clip keeps numpy quiet
-    result: Floats = x / (1 + np.exp(-np.clip(x, -80, None)))
+    """x / (1 + exp(-x)). For very negative x the exponential overflows, and the answer is the right 0."""
+    with np.errstate(over="ignore"):
+        below = np.exp(-x)
+    below += 1
+    result: Floats = np.divide(x, below, out=below)
     return result

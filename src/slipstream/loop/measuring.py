@@ -57,6 +57,7 @@ def evaluate_board(root: str, plan: Plan, board: str, threads: int) -> Suite:
         k=plan.k,
         threads=threads,
         goal=plan.goal,
+        repeat=plan.goal is not None,  # what was only looked at can still be bought
         graph=partial(open_graph, home),
     )
     with_all = run(plan.models, [board])

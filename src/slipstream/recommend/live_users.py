@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 
 from slipstream.dataset.queries import Queries
 from slipstream.dataset.vocabulary import UNKNOWN, Vocabulary
+from slipstream.events.store import EventStore, StoreState
 
 if TYPE_CHECKING:
-    from slipstream.events.store import EventStore
     from slipstream.recommend.newcomers import Shelf
     from slipstream.recommend.rules import Rules
 
+MOST_CHANGES = 10_000
+"""After more new events than this it is cheaper to forget all states than to look who is meant."""
 ASKED_KIND = "click"
 """The kind of an event that a request only mentions (the contract's default kind)."""
 
@@ -33,7 +35,8 @@ class UserState:
     """A history, oldest first, with ties in the order of arrival.
 
     number: the user's dense number, UNKNOWN for a person whom the release has not met or who was forgotten.
-    item: UNKNOWN (-1) where the release does not hold the item; its outside id is in item_ids all the same.
+    item: UNKNOWN (-1) where the model may not know of the event: the release does not hold the item, or the
+      event's value is below the minimum. Its outside id is in item_ids all the same.
     time_us: None where some event has no time.
     """
 
@@ -108,34 +111,49 @@ class LiveUsers:
         user_events: NDArray[np.int32],
         *,
         limit: int = 5_000,
+        minimum_value: float | None = None,
         capacity: int = 10_000,
     ) -> None:
         """user_events: [U] events of each user when the release was made. limit: events read of a user."""
         self._store, self._items, self._users = store, items, users
         self._user_events, self._limit, self._capacity = user_events, limit, capacity
+        self._minimum_value = minimum_value
         self._kept: OrderedDict[str, UserState] = OrderedDict()
-        self._version = -1
+        self._seen = StoreState(-1, -1)
         self._lock = threading.Lock()
 
     def state(self, user_id: str) -> UserState:
         """The state of a user, with everything acknowledged before the call."""
         if self._store is None:
             return replace(NOBODY, user_id=user_id)
-        version = self._store.version()
         with self._lock:
-            if version != self._version:
-                self._kept.clear()
-                self._version = version
+            self._catch_up(self._store)
+            seen = self._seen
             if (found := self._kept.get(user_id)) is not None:
                 self._kept.move_to_end(user_id)
                 return found
         fresh = self._read(user_id)
         with self._lock:
-            if version == self._version:
+            if seen == self._seen:  # else it may be older than what others have dropped meanwhile
                 self._kept[user_id] = fresh
                 if len(self._kept) > self._capacity:
                     self._kept.popitem(last=False)
         return fresh
+
+    def _catch_up(self, store: EventStore) -> None:
+        """Drop the states of users who have new events, from any process, and all after a forgetting."""
+        now = store.state()
+        if now == self._seen:
+            return
+        if now.forgotten != self._seen.forgotten or not self._kept:
+            self._kept.clear()
+        else:
+            changes = store.changes_since(self._seen.last_arrival, limit=MOST_CHANGES)
+            if changes.height == MOST_CHANGES:
+                self._kept.clear()
+            for user_id in changes["user_id"].unique():
+                self._kept.pop(user_id, None)
+        self._seen = now
 
     def given(self, user_id: str | None, history: Sequence[str]) -> UserState:
         """The state of a request that brings its own history."""
@@ -147,11 +165,15 @@ class LiveUsers:
         rows = self._store.history(user_id, limit=self._limit).reverse()
         item_ids = tuple(rows["item_id"].to_list())
         times = rows["time_us"]
+        numbers = self._items.numbers(item_ids)
+        if self._minimum_value is not None:
+            small = (rows["value"] < self._minimum_value).fill_null(value=False)
+            numbers[small.to_numpy()] = UNKNOWN
         return UserState(
             user_id=user_id,
             number=self._number(user_id, rows.height),
             item_ids=item_ids,
-            item=self._items.numbers(item_ids),
+            item=numbers,
             kinds=tuple(rows["kind"].to_list()),
             time_us=None if times.null_count() or not rows.height else times.to_numpy(),
         )

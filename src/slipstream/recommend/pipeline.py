@@ -21,7 +21,7 @@ from slipstream.inference.retriever import top_k
 from slipstream.recommend.live_users import LiveUsers, UserState
 from slipstream.recommend.newcomers import AddedItems, LiveShelf, Shelf
 from slipstream.recommend.ranking import rank
-from slipstream.recommend.release import Release, current_release
+from slipstream.recommend.release import Release
 from slipstream.recommend.rules import Rules, read_rules
 from slipstream.recommend.slate import Reason, Slate, SlateItem, Tier
 
@@ -62,23 +62,27 @@ class Pipeline:
         release: Release,
         store: EventStore | None = None,
         *,
+        home: Home | None = None,
         added: AddedItems | None = None,
         rules: Rules | None = None,
     ) -> None:
-        """store: where histories are read (None: they come in requests). added: items since the release."""
+        """store: where histories are read; without one they come in requests.
+
+        home: whose rules and added items stand over those of the release. added, rules: the same, one by one.
+        """
+        if home is not None:
+            added, rules = added or AddedItems(home.catalogue), rules or read_rules(home.root, release.rules)
         self.release = release
         self.rules = rules or release.rules
         self._shelf = LiveShelf(release.shelf, added)
         self._users = LiveUsers(
-            store, release.items, release.users, release.user_events, limit=release.settings.history_limit
+            store,
+            release.items,
+            release.users,
+            release.user_events,
+            limit=release.settings.history_limit,
+            minimum_value=release.settings.minimum_value,
         )
-
-    @classmethod
-    def of(cls, home: Home, store: EventStore | None, release: Release | None = None) -> Pipeline:
-        """What answers for a home: its live release (or the given one), its rules and its added items."""
-        release = release or Release.open(current_release(home))
-        rules = read_rules(home.root, release.rules)
-        return cls(release, store, added=AddedItems(home.catalogue), rules=rules)
 
     def recommend(self, request: Request) -> Slate:
         """The slate: as of `time_us`, else as of now with every acknowledged event.

@@ -65,6 +65,8 @@ class PipelineSettings(Settings):
     """The home's words for event kinds in reasons, e.g. {"rating": "watched"}; they must be true of them."""
     paths_per_item: int = Field(default=2, ge=0, le=20)
     history_per_item: int = Field(default=1, ge=0, le=20)
+    minimum_value: float | None = None
+    """Events with a smaller value (a bad rating) count as touched and are no history for the model."""
     history_limit: int = Field(default=5_000, ge=1, le=100_000)
     """The latest so many events of a user are read; older ones are neither scored nor filtered."""
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote_to_bytes
 
-from slipstream.errors import Busy, DataError, SlipstreamError, Unavailable, UnknownName, UsageError
+from slipstream.errors import DataError, SlipstreamError, StorageFull, Unavailable, UsageError
 from slipstream.server.exposition import Metrics
 from slipstream.server.keys import Keys, Scope
 from slipstream.server.wire import MOST_BODY_BYTES, Problem
@@ -160,11 +160,11 @@ def problem_of(error: BaseException) -> Problem:
         return Problem(
             507, "disk-full", "the disk is full; nothing was stored", "free some space, then retry"
         )
-    if isinstance(error, UnknownName):
-        return Problem(422, error.code, error.message, error.hint)
+    if isinstance(error, StorageFull):
+        return Problem(507, "disk-full", f"{error.message}; nothing was stored", error.hint)
     if isinstance(error, UsageError):
         return Problem(422, error.code, error.message, error.hint)
-    if isinstance(error, Busy | Unavailable | DataError):
+    if isinstance(error, Unavailable | DataError):
         hint = error.hint or "try again in a moment"
         return Problem(503, error.code, error.message, hint, headers={"retry-after": "2"})
     if isinstance(error, SlipstreamError):

@@ -12,8 +12,8 @@ import msgspec
 from msgspec import Struct
 
 from slipstream import __version__
+from slipstream.events.event import MAX_ID_BYTES
 from slipstream.server.wire import (
-    LONGEST_ID,
     MOST_EVENTS,
     MOST_NEW_ITEMS,
     MOST_RESULTS,
@@ -137,7 +137,7 @@ _VALUE = {"type": ["string", "number", "boolean", "null", "array"]}
 _ROW = {
     "type": "object",
     "required": ["item_id"],
-    "properties": {"item_id": {"type": "string", "minLength": 1, "maxLength": LONGEST_ID}},
+    "properties": {"item_id": {"type": "string", "minLength": 1, "maxLength": MAX_ID_BYTES}},
     "additionalProperties": _VALUE,
 }
 _ROWS = {
@@ -231,7 +231,7 @@ def operation(route: Route) -> dict[str, Any]:
 
 
 def parameters(route: Route) -> list[dict[str, Any]]:
-    identity = {"type": "string", "minLength": 1, "maxLength": LONGEST_ID}
+    identity = {"type": "string", "minLength": 1, "maxLength": MAX_ID_BYTES}
     found: list[dict[str, Any]] = [
         {"name": segment[1:-1], "in": "path", "required": True, "schema": identity}
         for segment in route.segments

@@ -1,23 +1,24 @@
-"""Every route of the contract: reads the call, asks the service, writes the answer."""
+"""Every route of the contract: reads the call, asks the backend, writes the answer."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 from slipstream.errors import UnknownName
+from slipstream.events.event import MAX_AHEAD_US, MAX_ID_BYTES, Reject
+from slipstream.events.times import parse_time, time_text
 from slipstream.recommend.catalogue import value_texts
 from slipstream.recommend.pipeline import Request
 from slipstream.recommend.slate import reason_json, slate_json
 from slipstream.server import documentation
 from slipstream.server.app import Call, Reply, Route
+from slipstream.server.backend import Backend
 from slipstream.server.exposition import CONTENT_TYPE
 from slipstream.server.page import page
-from slipstream.server.service import Service
 from slipstream.server.wire import (
-    LONGEST_ID,
     MOST_CONTEXT_BYTES,
     MOST_EVENTS,
     MOST_NEW_ITEMS,
@@ -27,16 +28,14 @@ from slipstream.server.wire import (
     Problem,
     RecommendIn,
     Rejected,
+    Time,
     decode,
     encode,
     entries,
     read_events,
     read_items,
-    time_text,
-    time_us,
 )
 
-T = TypeVar("T")
 MOST_LISTED = 1_000
 HTML = b"text/html; charset=utf-8"
 _PAGE_POLICY = (
@@ -45,10 +44,10 @@ _PAGE_POLICY = (
 
 
 class Routes:
-    """The handlers over one service."""
+    """The handlers over one backend."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
         self._table = self._routes()
         self._openapi = encode(documentation.openapi(self._table))
         self._page = page(self._table).encode()
@@ -83,6 +82,7 @@ class Routes:
 
     async def recommend(self, call: Call) -> Reply:
         asked = decode(call.body, RecommendIn)
+        user_id = None if asked.user_id is None else _checked("user_id", asked.user_id)
         if asked.context is not None and len(encode(asked.context)) > MOST_CONTEXT_BYTES:
             raise Problem(413, "too-large", f"context holds at most {MOST_CONTEXT_BYTES} bytes")
         filters = {
@@ -91,40 +91,40 @@ class Routes:
         }
         return await self._slate(
             Request(
-                user_id=asked.user_id,
+                user_id=user_id,
                 history=asked.history,
                 k=asked.k,
                 explain=asked.explain,
                 exclude=asked.exclude or (),
                 allow=asked.allow,
                 filters=filters,
-                time_us=None if asked.time is None else _or_422(lambda: time_us(asked.time or 0, _now_us())),
+                time_us=None if asked.time is None else _moment(asked.time),
                 context=asked.context or {},
             )
         )
 
     async def _slate(self, request: Request) -> Reply:
-        slate = await self._service.answers.run(lambda: self._service.recommend(request))
+        slate = await self._backend.answers.run(lambda: self._backend.recommend(request))
         return Reply(encode(slate_json(slate)))
 
     async def post_events(self, call: Call) -> Reply:
         raw = entries(call.body, EventsIn, "events", MOST_EVENTS)
-        good, rejected = read_events(raw, _now_us())
-        if not good:
+        batch, rejected = read_events(raw, _now_us())
+        if not len(batch):
             raise _nothing_taken(rejected, {"stored": 0, "repeated": 0})
-        done = await self._service.writes.run(lambda: self._service.append(good))
-        self._service.metrics.stored(done.stored, done.repeated, len(rejected))
+        done = await self._backend.append(batch)
+        self._backend.metrics.stored(done.stored, done.repeated, len(rejected))
         answer = {"stored": done.stored, "repeated": done.repeated, "rejected": [r.json() for r in rejected]}
         return Reply(encode(answer))
 
     async def user_events(self, call: Call) -> Reply:
         user_id, limit = _id(call, "user_id"), _whole(call, "limit", 100, 1, MOST_LISTED)
-        rows = await self._service.answers.run(lambda: self._service.events_of(user_id, limit))
+        rows = await self._backend.answers.run(lambda: self._backend.events_of(user_id, limit))
         return Reply(encode({"user_id": user_id, "events": [_event_json(row) for row in rows]}))
 
     async def forget(self, call: Call) -> Reply:
         user_id = _id(call, "user_id")
-        removed = await self._service.writes.run(lambda: self._service.forget(user_id))
+        removed = await self._backend.writes.run(lambda: self._backend.forget(user_id))
         return Reply(encode({"user_id": user_id, "events_removed": removed}))
 
     async def post_items(self, call: Call) -> Reply:
@@ -132,19 +132,19 @@ class Routes:
         rows, rejected = read_items(raw)
         if not rows:
             raise _nothing_taken(rejected, {"stored": 0})
-        await self._service.writes.run(lambda: self._service.add_items(rows))
+        await self._backend.writes.run(lambda: self._backend.add_items(rows))
         return Reply(encode({"stored": len(rows), "rejected": [r.json() for r in rejected]}))
 
     async def similar(self, call: Call) -> Reply:
         item_id, k = _id(call, "item_id"), _whole(call, "k", 10, 1, MOST_RESULTS)
         with _known_item():
-            slate = await self._service.answers.run(lambda: self._service.similar(item_id, k))
+            slate = await self._backend.answers.run(lambda: self._backend.similar(item_id, k))
         return Reply(encode(slate_json(slate)))
 
     async def explain(self, call: Call) -> Reply:
         user_id, item_id = _id(call, "user_id"), _id(call, "item_id")
         with _known_item():
-            reasons = await self._service.answers.run(lambda: self._service.explain(user_id, item_id))
+            reasons = await self._backend.answers.run(lambda: self._backend.explain(user_id, item_id))
         found = [reason_json(reason) for reason in reasons]
         return Reply(encode({"user_id": user_id, "item_id": item_id, "reasons": found}))
 
@@ -152,10 +152,10 @@ class Routes:
         return Reply(b'{"status":"alive"}')
 
     async def readiness(self, call: Call) -> Reply:
-        return Reply(encode({"status": "ready", "release": self._service.pipeline.release.name}))
+        return Reply(encode({"status": "ready", "release": self._backend.pipeline.release.name}))
 
     async def metrics(self, call: Call) -> Reply:
-        return Reply(self._service.metrics.text().encode(), content_type=CONTENT_TYPE.encode())
+        return Reply(self._backend.metrics.text().encode(), content_type=CONTENT_TYPE.encode())
 
     async def openapi(self, call: Call) -> Reply:
         return Reply(self._openapi)
@@ -184,7 +184,7 @@ def _event_json(row: dict[str, Any]) -> dict[str, Any]:
         "item_id": row["item_id"],
         "kind": row["kind"],
         "value": row["value"],
-        "time": time_text(row["time_us"]),
+        "time": None if row["time_us"] is None else time_text(row["time_us"]),
     }
 
 
@@ -197,10 +197,16 @@ def _nothing_taken(rejected: list[Rejected], counts: dict[str, int]) -> Problem:
 
 
 def _id(call: Call, name: str) -> str:
-    value = call.path[name]
-    if len(value) > LONGEST_ID:
+    return _checked(name, call.path[name])
+
+
+def _checked(name: str, value: str) -> str:
+    if not value or len(value.encode()) > MAX_ID_BYTES:
         raise Problem(
-            422, "invalid", f"{name} has {len(value)} characters, at most {LONGEST_ID} are possible"
+            422,
+            Reject.ID_TOO_LONG if value else "empty-id",
+            f"{name} holds 1 to {MAX_ID_BYTES} bytes",
+            "check the id",
         )
     return value
 
@@ -226,8 +232,13 @@ def _flag(call: Call, name: str) -> bool:
     return _FLAGS[text]
 
 
-def _or_422(read: Callable[[], T]) -> T:
-    try:
-        return read()
-    except ValueError as error:
-        raise Problem(422, "invalid", str(error), "write 2026-05-01T12:00:00Z or 1777636800") from error
+def _moment(time_asked: Time) -> int:
+    """The time that a request asks for: not past the clock by more than it may run ahead."""
+    hint = "write 2026-05-01T12:00:00Z or 1777636800"
+    moment = parse_time(time_asked)
+    if moment is None:
+        detail = f"{str(time_asked)[:80]!r} is neither RFC 3339 nor unix time"
+        raise Problem(422, Reject.BAD_TIME, detail, hint)
+    if moment > _now_us() + MAX_AHEAD_US:
+        raise Problem(422, Reject.FUTURE_TIME, "time lies more than a day ahead of the clock", hint)
+    return moment

@@ -1,216 +1,187 @@
-"""What the server does, without HTTP: the live pipeline, the event store, and the threads they run in.
-
-Answers and writes run in threads of their own behind bounded queues, so that the event loop stays free and
-an overloaded server refuses at once. A newly promoted release is opened beside the live one and swapped in;
-one that cannot be opened is reported and the live one goes on.
-"""
+"""Start the server: bind, announce, run until told to stop. The only place that knows uvicorn."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
+import multiprocessing
+import signal
+import socket
+import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from types import FrameType
 
-import polars as pl
+from slipstream.config import Home, secret
+from slipstream.errors import MissingExtra, NotThere, SlipstreamError, Unavailable, UsageError
+from slipstream.recommend.release import CURRENT, MADE_BY, current_release
+from slipstream.server.app import App
+from slipstream.server.backend import Backend
+from slipstream.server.exposition import Metrics
+from slipstream.server.keys import VARIABLE, Keys, check_bind
+from slipstream.server.routes import Routes
 
-from slipstream.config import Home
-from slipstream.errors import SlipstreamError
-from slipstream.events.event import EventBatch
-from slipstream.events.sqlite import SqliteEventStore
-from slipstream.recommend.newcomers import AddedItems
-from slipstream.recommend.pipeline import Pipeline, Request
-from slipstream.recommend.release import CURRENT, Release, current_release
-from slipstream.recommend.slate import Reason, Slate
-from slipstream.server.exposition import Gauge, Metrics
-from slipstream.server.wire import EventIn, Problem
-
-T = TypeVar("T")
 log = logging.getLogger("slipstream.server")
 
-ANSWER_THREADS = 2
-MOST_WAITING = 64
-LONGEST_WAIT_S = 2.0
-LOOK_SECONDS = 1.0
-"""How often the pointer to the live release is looked at; looking is one stat."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+GRACE_SECONDS = 10
+BACKLOG = 1024
+RESTART_SECONDS = 1.0
+MOST_FAILED_STARTS = 5
+YOUNG_SECONDS = 10.0
+"""A worker that ends younger than this never worked; after so many in a row the server gives up."""
 
 
-class Gate:
-    """Threads behind a bounded queue. A full queue or a too long wait is a 503 with Retry-After."""
-
-    def __init__(self, name: str, threads: int, waiting: int = MOST_WAITING) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
-        self._most = threads + waiting
-        self.inside = 0
-
-    async def run(self, work: Callable[[], T]) -> T:
-        if self.inside >= self._most:
-            raise _overloaded()
-        queued = time.monotonic()
-
-        def timely() -> T:
-            if time.monotonic() - queued > LONGEST_WAIT_S:
-                raise _overloaded()
-            return work()
-
-        self.inside += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, timely)
-        finally:
-            self.inside -= 1
-
-    def close(self) -> None:
-        """Wait for the work in hand."""
-        self._pool.shutdown(wait=True)
+def application(home: Home, keys: Keys) -> App:
+    """The ASGI application over one home, to be run by any ASGI server."""
+    metrics = Metrics()
+    backend = Backend(home, metrics)
+    return App(Routes(backend).table(), keys, metrics, start=backend.start, stop=backend.stop)
 
 
-def _overloaded() -> Problem:
-    detail = "the server has all the work it can do"
-    return Problem(503, "overloaded", detail, "retry after a moment", headers={"retry-after": "1"})
+def serve(
+    home: Home,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    insecure: bool = False,
+    workers: int = 1,
+    announce: Callable[[str], None] = print,
+) -> None:
+    """Answer over HTTP until SIGINT or SIGTERM; finishes the requests in hand.
+
+    port 0 takes a free one; `announce` is called with the address (`http://…`) once the socket is bound; the
+    page about the API is at its `/docs`. Keys come from SLIPSTREAM_API_KEYS. Raises UsageError for an open
+    bind without keys, NotThere without a release, CorruptArtifact for a changed one, Unavailable if the port
+    is taken.
+    """
+    keys = Keys.parse(secret(VARIABLE))
+    check_bind(host, keys, insecure=insecure)
+    if workers < 1:
+        raise UsageError(f"workers must be 1 or more, got {workers}")
+    folder = current_release(home)
+    if not folder.is_dir():
+        raise NotThere(f"{home.releases / CURRENT} names {folder.name}, which is not there", hint=MADE_BY)
+    listener = _bind(host, port)
+    with contextlib.closing(listener):
+        announce(_address(listener, host))
+        if workers == 1:
+            run(home.root, listener, keys)
+        else:
+            _supervise(home.root, listener, keys, workers)
 
 
-@dataclass(frozen=True)
-class Stored:
-    stored: int
-    repeated: int
+def run(root: Path, listener: socket.socket, keys: Keys) -> None:
+    """One server process on a bound socket."""
+    try:
+        import uvicorn
+    except ImportError as error:
+        raise MissingExtra("uvicorn", "serve", "the server") from error
+    app = application(Home(root), keys)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        ws="none",
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        h11_max_incomplete_event_size=64 * 1024,
+    )
+    with _quiet_ending(), contextlib.suppress(SystemExit):  # how uvicorn tells of a failed start
+        uvicorn.Server(config).run(sockets=[listener])
+    if app.failure is not None:
+        raise app.failure
 
 
-class Service:
-    """One home, served. `start` and `stop` belong to the event loop; the rest may be called from threads."""
+@contextlib.contextmanager
+def _quiet_ending() -> Iterator[None]:
+    """A signal ends the server with grace and exit code 0.
 
-    def __init__(self, home: Home, metrics: Metrics) -> None:
-        self.home, self.metrics = home, metrics
-        self.answers = Gate("answers", ANSWER_THREADS)
-        self.writes = Gate("writes", 1)
-        self._added = AddedItems(home.catalogue)
-        self._store: SqliteEventStore | None = None
-        self._pipeline: Pipeline | None = None
-        self._stamp: tuple[int, ...] = ()
-        self._watch: asyncio.Task[None] | None = None
-        metrics.gauges.append(
-            Gauge("slipstream_waiting", "Requests inside.", lambda: self.answers.inside + self.writes.inside)
-        )
-        metrics.gauges.append(
-            Gauge("slipstream_release_age_seconds", "Age of the live release.", self._release_age_s)
-        )
+    uvicorn raises a caught signal again after its shutdown, for whoever called it; here nobody waits for it.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, lambda n, f: None) for number in _SIGNALS} if main else {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
-    @property
-    def ready(self) -> bool:
-        return self._pipeline is not None
 
-    @property
-    def pipeline(self) -> Pipeline:
-        """The live pipeline. Raises Problem 503 while the server is not warm."""
-        if self._pipeline is None:
-            hint = "look at /readyz"
-            raise Problem(
-                503, "not-ready", "no release is in service yet", hint, headers={"retry-after": "1"}
-            )
-        return self._pipeline
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        hint = "choose another with --port, or --port 0 for a free one"
+        raise Unavailable(f"cannot listen on {host}:{port}: {error.strerror}", hint=hint) from error
 
-    @property
-    def store(self) -> SqliteEventStore:
-        if self._store is None:
-            raise Problem(503, "not-ready", "the event store is not open", headers={"retry-after": "1"})
-        return self._store
 
-    async def start(self) -> None:
-        """Open the store and the live release. Raises NotThere without one, CorruptArtifact if changed."""
-        self._store = SqliteEventStore(self.home.events)
-        self._stamp = self._pointer()
-        self._pipeline = await asyncio.to_thread(self._open)
-        self._watch = asyncio.create_task(self._follow())
+def _address(listener: socket.socket, host: str) -> str:
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{listener.getsockname()[1]}"
 
-    async def stop(self) -> None:
-        """Finish what was begun, then close."""
-        if self._watch is not None:
-            self._watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watch
-        await asyncio.to_thread(self.answers.close)
-        await asyncio.to_thread(self.writes.close)
-        if self._store is not None:
-            self._store.close()
 
-    def _open(self) -> Pipeline:
-        release = Release.open(current_release(self.home))
-        release.warm()
-        return Pipeline.of(self.home, self._store, release)
+def _supervise(root: Path, listener: socket.socket, keys: Keys, workers: int) -> None:
+    """Keep `workers` processes on one socket; a dead one is started again, a signal ends all of them.
 
-    def _pointer(self) -> tuple[int, ...]:
-        """What changes when another release is promoted or the home's rules are rewritten."""
-        stamps: list[int] = []
-        for path in (self.home.releases / CURRENT, self.home.root / "rules.json"):
-            try:
-                stat = path.stat()
-                stamps += [stat.st_mtime_ns, stat.st_ino, stat.st_size]
-            except FileNotFoundError:
-                stamps += [0, 0, 0]
-        return tuple(stamps)
+    They meet in the event store and in the files of the home, so an event that one acknowledged is in the
+    next answer of any.
+    """
+    context = multiprocessing.get_context("spawn")
+    stopping = False
 
-    async def _follow(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            stamp = self._pointer()
-            if stamp == self._stamp:
-                continue
-            self._stamp = stamp
-            try:
-                self._pipeline = await asyncio.to_thread(self._open)
-                self.metrics.count(self.metrics.swaps)
-                log.info("release %s is in service", self._pipeline.release.name)
-            except (SlipstreamError, OSError) as error:
-                self.metrics.count(self.metrics.refused)
-                log.error("the new release was refused, the old one goes on: %s", error)
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
 
-    def _release_age_s(self) -> float:
-        pipeline = self._pipeline
-        return 0.0 if pipeline is None else time.time() - pipeline.release.created_us / 1e6
+    before = {number: signal.signal(number, stop) for number in _SIGNALS}
+    running: list[SpawnProcess] = []
+    born: list[float] = []
+    failed = 0
+    try:
+        for _ in range(workers):
+            running.append(_start(context, root, listener, keys))
+            born.append(time.monotonic())
+        while not stopping:
+            time.sleep(0.1)
+            for place, process in enumerate(running):
+                if process.is_alive() or stopping:
+                    continue
+                failed = failed + 1 if time.monotonic() - born[place] < YOUNG_SECONDS else 0
+                if failed >= MOST_FAILED_STARTS:
+                    raise Unavailable(
+                        "the workers end as soon as they start", hint="the reason is in the log"
+                    )
+                log.error("worker %s ended with %s, starting another", process.pid, process.exitcode)
+                time.sleep(RESTART_SECONDS if failed else 0)
+                running[place], born[place] = _start(context, root, listener, keys), time.monotonic()
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.join(GRACE_SECONDS + 5)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
-    def recommend(self, request: Request) -> Slate:
-        started = time.perf_counter()
-        slate = self.pipeline.recommend(request)
-        self.metrics.answer(slate.tier, time.perf_counter() - started)
-        return slate
 
-    def similar(self, item_id: str, k: int) -> Slate:
-        return self.pipeline.similar(item_id, k)
+def _start(
+    context: multiprocessing.context.SpawnContext, root: Path, listener: socket.socket, keys: Keys
+) -> SpawnProcess:
+    process = context.Process(target=_work, args=(root, listener, keys), daemon=True)
+    process.start()
+    return process
 
-    def explain(self, user_id: str, item_id: str) -> tuple[Reason, ...]:
-        return self.pipeline.explain(user_id, item_id)
 
-    def append(self, events: Sequence[tuple[EventIn, int]]) -> Stored:
-        """Store events; they are on the disk when this returns. All or nothing."""
-        columns = {
-            "event_id": [event.event_id for event, _ in events],
-            "user_id": [event.user_id for event, _ in events],
-            "item_id": [event.item_id for event, _ in events],
-            "kind": [event.kind for event, _ in events],
-            "value": [event.value for event, _ in events],
-            "time_us": [moment for _, moment in events],
-        }
-        schema = {
-            "event_id": pl.String,
-            "user_id": pl.String,
-            "item_id": pl.String,
-            "kind": pl.String,
-            "value": pl.Float64,
-            "time_us": pl.Int64,
-        }
-        result = self.store.append(EventBatch.of(pl.DataFrame(columns, schema=schema)))
-        return Stored(result.stored, result.repeated)
-
-    def events_of(self, user_id: str, limit: int) -> list[dict[str, Any]]:
-        """The user's events, newest first."""
-        return self.store.history(user_id, limit=limit).to_dicts()
-
-    def forget(self, user_id: str) -> int:
-        """Remove a person; how many events were removed."""
-        return self.store.forget(user_id)
-
-    def add_items(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        self._added.append(rows)
+def _work(root: Path, listener: socket.socket, keys: Keys) -> None:
+    """A worker's life; why it could not start goes to the log, for the one who supervises."""
+    try:
+        run(root, listener, keys)
+    except SlipstreamError as error:
+        log.error("the worker cannot serve: %s", error)
+        sys.exit(error.exit_code)

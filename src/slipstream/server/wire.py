@@ -1,21 +1,20 @@
-"""JSON on the wire: the shapes of requests, decoded and bounded at the edge, and times in both forms.
+"""JSON on the wire: the shapes of requests, decoded and bounded at the edge.
 
 Every problem a caller can cause becomes a `Problem` here or in routes.py; nothing below sees raw JSON.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
-LONGEST_ID = 512
-LONGEST_KIND = 64
+from slipstream.events.event import MAX_ID_BYTES, MAX_KIND_BYTES, EventBatch
+from slipstream.events.rows import parse_events
+
 MOST_EVENTS = 10_000
 MOST_NEW_ITEMS = 1_000
 MOST_HISTORY = 5_000
@@ -25,12 +24,17 @@ MOST_VALUES = 1_000
 MOST_CONTEXT_BYTES = 16_384
 MOST_BODY_BYTES = 4 * 1024 * 1024
 
-EARLIEST_US = 0
-FUTURE_SLACK_US = 24 * 3600 * 1_000_000
-"""A clock may be a day ahead (time zones written as UTC are common); more is a mistake."""
-
-Id = Annotated[str, Meta(min_length=1, max_length=LONGEST_ID, description="an outside id, kept as it is")]
-Kind = Annotated[str, Meta(min_length=1, max_length=LONGEST_KIND, description="what happened")]
+Id = Annotated[
+    str,
+    Meta(
+        description=f"an outside id, kept as it is, 1 to {MAX_ID_BYTES} bytes",
+        extra_json_schema={"minLength": 1, "maxLength": MAX_ID_BYTES},
+    ),
+]
+Kind = Annotated[
+    str,
+    Meta(description="what happened", extra_json_schema={"minLength": 1, "maxLength": MAX_KIND_BYTES}),
+]
 Time = str | int | float
 """RFC 3339 or unix seconds."""
 
@@ -67,7 +71,10 @@ TITLES = {
 
 
 class EventIn(Struct, forbid_unknown_fields=True):
-    """One event. `request_id` names the slate it answers; `context` is free."""
+    """One event, as the API describes it; events.rows checks it and has a stable code for each fault.
+
+    `request_id` names the slate that it answers; `context` is free.
+    """
 
     user_id: Id
     item_id: Id
@@ -75,7 +82,7 @@ class EventIn(Struct, forbid_unknown_fields=True):
     kind: Kind = "click"
     value: float | None = None
     time: Time | None = None
-    request_id: Annotated[str, Meta(max_length=LONGEST_ID)] | None = None
+    request_id: Annotated[str, Meta(max_length=MAX_ID_BYTES)] | None = None
     context: dict[str, Any] | None = None
 
 
@@ -124,44 +131,6 @@ def decode(body: bytes | msgspec.Raw, form: type[T]) -> T:
     return decoded
 
 
-def time_us(value: Time, now_us: int) -> int:
-    """Microseconds since 1970 UTC. Raises ValueError with a sentence for what is no time or out of range."""
-    if isinstance(value, str):
-        found = _rfc3339_us(value)
-    elif not math.isfinite(value) or abs(value) > 1e12:
-        raise ValueError(f"time must be RFC 3339 or unix seconds, got {value!r}")
-    else:
-        found = round(value * 1_000_000)
-    if found < EARLIEST_US:
-        raise ValueError(f"time lies before 1970: {value!r}")
-    if found > now_us + FUTURE_SLACK_US:
-        raise ValueError(f"time lies more than a day in the future: {value!r}")
-    return found
-
-
-def _rfc3339_us(text: str) -> int:
-    try:
-        moment = msgspec.convert(text, datetime)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"time must be RFC 3339 or unix seconds, got {text[:40]!r}") from error
-    if moment.tzinfo is None:
-        raise ValueError(f"time has no zone: {text!r} (write ...Z or ...+02:00)")
-    try:
-        whole = moment.astimezone(UTC)
-    except OverflowError as error:
-        raise ValueError(f"time is out of range: {text[:40]!r}") from error
-    return int(whole.replace(microsecond=0).timestamp()) * 1_000_000 + whole.microsecond
-
-
-def time_text(moment_us: int | None) -> str | None:
-    """RFC 3339 in UTC; None stays None."""
-    if moment_us is None:
-        return None
-    seconds, micro = divmod(moment_us, 1_000_000)
-    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{text}.{micro:06d}Z" if micro else f"{text}Z"
-
-
 @dataclass(frozen=True)
 class Rejected:
     """One entry of a batch that was not taken, and why."""
@@ -189,23 +158,28 @@ def entries(body: bytes, form: type[EventsIn] | type[ItemsIn], name: str, most: 
     return found
 
 
-def read_events(raw: Sequence[msgspec.Raw], now_us: int) -> tuple[list[tuple[EventIn, int]], list[Rejected]]:
-    """(event, its time in microseconds) of the good entries, and the rejected ones. O(bytes)."""
-    good: list[tuple[EventIn, int]] = []
+def read_events(raw: Sequence[msgspec.Raw], now_us: int) -> tuple[EventBatch, list[Rejected]]:
+    """The good entries as a batch, and the rejected ones with the codes of `events.event.Reject`. O(bytes)."""
+    rows: list[dict[str, Any]] = []
+    places: list[int] = []
     rejected: list[Rejected] = []
     for index, entry in enumerate(raw):
         try:
-            event = decode(entry, EventIn)
-            if event.value is not None and not math.isfinite(event.value):
-                raise ValueError("value must be a finite number")
-            good.append((event, now_us if event.time is None else time_us(event.time, now_us)))
+            row = decode(entry, dict[str, Any])
+            if unknown := row.keys() - _EVENT_FIELDS:
+                known = ", ".join(sorted(_EVENT_FIELDS))
+                raise Problem(422, "unknown-field", f"an event has no field {min(unknown)!r}; it has {known}")
         except Problem as problem:
             rejected.append(Rejected(index, problem.code, problem.detail))
-        except ValueError as error:
-            rejected.append(Rejected(index, "invalid", str(error)))
-    return good, rejected
+        else:
+            rows.append(row)
+            places.append(index)
+    parsed = parse_events(rows, now_us=now_us)
+    rejected += [Rejected(places[fault.index], fault.code, fault.detail) for fault in parsed.rejected]
+    return parsed.batch, sorted(rejected, key=lambda r: r.index)
 
 
+_EVENT_FIELDS = frozenset(EventIn.__struct_fields__)
 Cell = str | int | float | bool | list[str | int | float | bool] | None
 
 
@@ -217,8 +191,8 @@ def read_items(raw: Sequence[msgspec.Raw]) -> tuple[list[dict[str, Any]], list[R
         try:
             row = decode(entry, dict[str, Cell])
             item_id = row.get("item_id")
-            if not isinstance(item_id, str) or not 0 < len(item_id) <= LONGEST_ID:
-                raise ValueError(f"item_id must be text of 1 to {LONGEST_ID} characters")
+            if not isinstance(item_id, str) or not 0 < len(item_id.encode()) <= MAX_ID_BYTES:
+                raise ValueError(f"item_id must be text of 1 to {MAX_ID_BYTES} bytes")
             if len(row) > 200 or any(len(column) > 200 for column in row):
                 raise ValueError("a row holds at most 200 attributes with names of at most 200 characters")
             good.append(row)

@@ -18,9 +18,10 @@ TINY = 1e-30
 def streamed_softmax_loss(hidden: Tensor, table: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """Cross-entropy against all items without ever holding the logits. O(L · I · D) time, O(TILE · I) memory.
 
-    hidden [L, D]; table [I, D], multiplied in the dtype of `hidden` (bfloat16 halves the traffic and uses the
-    matrix units) while its gradient is summed in float32; target [L, T] int64, weight [L, T] float32. Gradients are formed during the forward pass, while a tile of
-    probabilities is at hand, so a logit is computed once and not again in the backward pass.
+    hidden [L, D]; table [I, D], multiplied in the dtype of `hidden` (bfloat16 halves the traffic and uses
+    the matrix units) while its gradient is summed in float32; target [L, T] int64, weight [L, T] float32.
+    Gradients are formed during the forward pass, while a tile of probabilities is at hand, so a logit is
+    computed once and not again in the backward pass.
     """
     result: Tensor = _StreamedSoftmax.apply(hidden, table, target, weight)  # type: ignore[no-untyped-call]
     return result
@@ -63,8 +64,8 @@ def unit_rows(table: Tensor) -> Tensor:
 class _UnitRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, table: Tensor) -> Tensor:
-        inverse = torch.linalg.vector_norm(table, dim=-1, keepdim=True).clamp_min_(1e-12).reciprocal_()
-        unit = table * inverse
+        inverse: Tensor = torch.linalg.vector_norm(table, dim=-1, keepdim=True).clamp_min_(1e-12).reciprocal_()
+        unit: Tensor = table * inverse
         ctx.save_for_backward(unit, inverse)
         return unit
 
@@ -72,7 +73,8 @@ class _UnitRows(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         unit, inverse = ctx.saved_tensors
         along = torch.linalg.vecdot(gradient, unit)[:, None]
-        return torch.addcmul(gradient, along, unit, value=-1).mul_(inverse)
+        across: Tensor = torch.addcmul(gradient, along, unit, value=-1).mul_(inverse)
+        return across
 
 
 def softmax_loss_reference(hidden: Tensor, table: Tensor, target: Tensor, weight: Tensor) -> Tensor:

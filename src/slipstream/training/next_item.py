@@ -30,6 +30,7 @@ class NextItemPlan:
     temperature: float = 0.05
     loss: Literal["softmax", "softmax-reference", "sampled"] = "softmax"
     negatives: int = 512
+    unknown_wait: float = 0.1  # share of tokens whose time to the next event is hidden from the request head
     dtype: torch.dtype = torch.float32
 
 
@@ -89,7 +90,8 @@ class NextItemTask:
         gap = None if chunk.gap is None else self._tensor(chunk.gap).long()
         weight = self._tensor(chunk.weight)
         table = network.item_table()
-        hidden = network(table, item, gap, first, dropout, plan.dtype)
+        wait = self._wait(chunk, dropout.body.stream) if network.request is not None else None
+        hidden = network(table, item, gap, first, dropout, plan.dtype, wait)
         hidden, output = network.output(hidden, table, plan.temperature)
         if plan.loss == "softmax":
             return streamed_softmax_loss(hidden, output, target, weight)
@@ -98,6 +100,13 @@ class NextItemTask:
             return softmax_loss_reference(hidden, output, target, weight)
         negatives = self._negatives(dropout.body.stream)
         return sampled_softmax_loss(hidden, output, target, weight, negatives, self._log_expected)
+
+    def _wait(self, chunk: Chunk, stream: torch.Generator) -> Tensor | None:
+        if chunk.next_gap is None:
+            return None
+        wait = self._tensor(chunk.next_gap).long()
+        hidden = torch.rand(len(wait), generator=stream, device=wait.device) < self.plan.unknown_wait
+        return wait.masked_fill(hidden, 0)
 
     def _negatives(self, stream: torch.Generator) -> Tensor:
         chance = self._log_expected.exp()

@@ -68,6 +68,7 @@ class Chunk:
 
     item: NDArray[np.int32]  # [L]
     gap: NDArray[np.uint8] | None  # [L]
+    next_gap: NDArray[np.uint8] | None  # [L] the gap that the next event will have
     first: NDArray[np.int32]  # [L] the slot where the window of each token begins
     target: NDArray[np.int32]  # [L, targets]
     weight: NDArray[np.float32]  # [L, targets]
@@ -141,10 +142,11 @@ def _chunk(
     real, size = len(position), plan.chunk
     item = np.zeros(size, np.int32)
     item[:real] = histories.item[position]
-    gap = None
+    gap = next_gap = None
     if histories.gap is not None:
-        gap = np.zeros(size, np.uint8)
+        gap, next_gap = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
         gap[:real] = histories.gap[position]
+        next_gap[:real] = histories.gap[position + 1]  # an input is never the last of its history
     begin = np.arange(size, dtype=np.int32)  # an empty slot sees itself only
     begin[:real] = first
     target = np.zeros((size, plan.targets), np.int32)
@@ -155,4 +157,4 @@ def _chunk(
         target[:real, step] = np.where(there, histories.item[np.where(there, ahead, 0)], 0)
         weight[:real, step] = np.where(there, plan.target_decay**step, 0.0)
     weight[:real] /= weight[:real].sum(axis=1, keepdims=True)
-    return Chunk(item, gap, begin, target, weight, real)
+    return Chunk(item, gap, next_gap, begin, target, weight, real)

@@ -93,6 +93,7 @@ def _shape(interactions: Interactions, settings: TransformerSettings, known: int
         gap_bins=GAP_BINS if has_clock else 0,
         relative_bias=interactions.ordered,
         cosine=settings.output == "cosine",
+        query_time=settings.query_time and has_clock,
         features=0 if interactions.content is None else interactions.content.shape[1],
     )
 

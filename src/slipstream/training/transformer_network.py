@@ -37,6 +37,7 @@ class NetworkShape:
     gap_bins: int = 0  # 0: no clock
     relative_bias: bool = True
     cosine: bool = False
+    query_time: bool = False  # the head may know when the answer is wanted; needs gap_bins
     features: int = 0  # columns of the item features; 0: none
 
     @property
@@ -59,6 +60,24 @@ class Dropout:
 
     body: MaskPool
     attention: MaskPool
+
+
+class RequestHead(nn.Module):
+    """h + W_out · silu(W_in · h + b + T[bin]): what changes when the time since the last event is known.
+
+    It stands after the last layer, so the state of a user stays the same whenever the request comes.
+    """
+
+    def __init__(self, shape: NetworkShape) -> None:
+        super().__init__()
+        self.time = nn.Parameter(torch.empty(shape.gap_bins, 2 * shape.dim))
+        self.in_weight = nn.Parameter(torch.empty(shape.dim, 2 * shape.dim))
+        self.in_bias = nn.Parameter(torch.zeros(2 * shape.dim))
+        self.out_weight = nn.Parameter(torch.empty(2 * shape.dim, shape.dim))
+
+    def forward(self, h: Tensor, wait: Tensor, dtype: torch.dtype) -> Tensor:
+        inner = torch.addmm(self.in_bias.to(dtype), h.to(dtype), self.in_weight.to(dtype))
+        return h + silu(inner + self.time.to(dtype)[wait]) @ self.out_weight.to(dtype)
 
 
 class Layer(nn.Module):
@@ -110,6 +129,7 @@ class TransformerNetwork(nn.Module):
         self.item = nn.Parameter(torch.empty(shape.items, shape.dim))
         self.gap = nn.Parameter(torch.empty(shape.gap_bins, shape.dim)) if shape.gap_bins else None
         self.feature = nn.Parameter(torch.empty(shape.features, shape.dim)) if shape.features else None
+        self.request = RequestHead(shape) if shape.query_time else None
         self.input_norm_weight = nn.Parameter(torch.ones(shape.dim))
         self.input_norm_bias = nn.Parameter(torch.zeros(shape.dim))
         self.layer = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
@@ -133,7 +153,7 @@ class TransformerNetwork(nn.Module):
         return self.item + projected
 
     def output(self, hidden: Tensor, table: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """The two sides of the scores: hidden vectors and the tied table, on the unit sphere for cosine output."""
+        """The two sides of the scores: hidden vectors and the tied table; cosine: the unit sphere."""
         if not self.shape.cosine:
             return hidden, table
         return hidden / temperature, unit_rows(table)
@@ -146,8 +166,12 @@ class TransformerNetwork(nn.Module):
         first: Tensor,
         dropout: Dropout,
         dtype: torch.dtype,
+        wait: Tensor | None = None,
     ) -> Tensor:
-        """[L, D] in `dtype` from item [L], gap [L] and the slot where each token's window begins [L]."""
+        """[L, D] in `dtype` from item [L], gap [L] and the slot where each token's window begins [L].
+
+        wait [L]: the bin of the time from the event to the request, 0 where it is not known.
+        """
         shape = self.shape
         x = table[item]
         if self.gap is not None and gap is not None:
@@ -158,6 +182,8 @@ class TransformerNetwork(nn.Module):
         for layer in self.layer:
             x = layer(x, band, dropout, dtype)
         x = layer_norm(x, x.shape[-1:], self.final_norm_weight, self.final_norm_bias, EPSILON)
+        if self.request is not None and wait is not None:
+            x = self.request(x, wait, dtype)
         return (normalize(x, dim=-1) if shape.cosine else x).to(dtype)
 
     def weights(self) -> dict[str, np.ndarray]:

@@ -27,6 +27,9 @@ class TransformerSettings(Settings):
     times: bool = Field(
         default=True, description="use the gap from the event before, where the data has a clock"
     )
+    query_time: bool = Field(
+        default=False, description="tell the head the time of the request, where the data has a clock"
+    )
     content: bool = Field(default=False, description="add projected item features to the item vectors")
     # the task
     max_length: int = Field(default=200, ge=2, le=4096, description="events of one training window")

@@ -25,7 +25,7 @@ from slipstream.artifacts import Artifact, ArtifactWriter
 from slipstream.config import Settings
 from slipstream.dataset.queries import Holdout, Queries
 from slipstream.errors import BadInput, ConfigError, MissingExtra
-from slipstream.inference.encoder import Encoder
+from slipstream.inference.encoder import Encoder, gap_bin
 from slipstream.models.recommender import FitContext, FitReport, ScoreMatrix, TrainingData
 from slipstream.randomness import generator
 from slipstream.training.transformer_settings import TransformerSettings
@@ -84,9 +84,23 @@ class Transformer:
     def query_vectors(self, queries: Queries) -> NDArray[np.float32]:
         """[Q, D]; NaN where the history holds no known item."""
         offsets, item, time_us = self._known_histories(queries)
-        vectors = self.encoder.encode(offsets, item, time_us)
+        vectors = self.encoder.query(
+            self.encoder.encode(offsets, item, time_us), self._wait(queries, offsets, time_us)
+        )
         vectors[np.diff(offsets) == 0] = np.nan
         return vectors
+
+    def _wait(
+        self, queries: Queries, offsets: NDArray[np.int64], time_us: NDArray[np.int64] | None
+    ) -> NDArray[np.int64] | None:
+        """The bin of the time from the latest event to the request, [Q]."""
+        if queries.now_us is None or time_us is None or self.encoder.gap is None:
+            return None
+        waits = np.zeros(len(queries), np.int64)
+        for q in np.flatnonzero(np.diff(offsets)):
+            gap_us = int(queries.now_us[q] - time_us[offsets[q + 1] - 1])
+            waits[q] = gap_bin(gap_us, len(self.encoder.gap))
+        return waits
 
     def item_vectors(self) -> NDArray[np.float32]:
         """[I, D]; rows of items without a vector are zero."""
@@ -125,7 +139,14 @@ class Transformer:
         offsets = np.concatenate([[0], np.cumsum([len(v) for v in variants])]).astype(np.int64)
         index = np.concatenate(variants)
         time_us = None if query.time_us is None else query.time_us[index]
-        vectors = self.encoder.encode(offsets, query.item[index], time_us)
+        variants_of = Queries(
+            user=np.repeat(query.user, len(variants)),
+            offsets=offsets,
+            item=query.item[index],
+            time_us=time_us,
+            now_us=None if query.now_us is None else np.repeat(query.now_us, len(variants)),
+        )
+        vectors = self.query_vectors(variants_of)
         lost = self._output[items] @ (vectors[:1] - vectors[1:]).T
         parts[:, without] = np.where(self.known[items][:, None], lost, 0)
         return parts

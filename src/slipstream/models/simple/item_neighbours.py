@@ -197,7 +197,7 @@ class _Search:
         rows = np.repeat(self.popularity ** -(s.source_power or 0.0), np.diff(counts.indptr))
         columns = (self.popularity ** -(s.target_power or 0.0))[counts.indices]
         values = (counts.data ** (s.count_power or 1.0)) * rows * columns
-        scaled = sp.csr_matrix((values.astype(np.float32), counts.indices, counts.indptr), shape=counts.shape)
+        scaled = sp.csr_matrix((values.astype(np.float32), counts.indices, counts.indptr), counts.shape, copy=True)
         scaled.eliminate_zeros()
         return keep_largest(scaled, s.neighbours)
 

@@ -1,0 +1,137 @@
+"""The tables of the SQLite event store, every statement it runs, and the codes inside its rows.
+
+Knows SQL and bytes, nothing about connections. `sqlite.py` says why the tables are as they are.
+"""
+
+# ruff: noqa: S608  the statements are put together from constants of this file only
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import blake2b
+
+import polars as pl
+
+FORMAT = 1
+APPLICATION = 0x736C6970  # "slip": tells our files from other SQLite files
+NO_TIME = -(2**63)  # a null time: sorts before every other, and may stand in a primary key
+OUTSIDE_BYTES = 15  # keys of ids that callers chose; those of 32 hex digits have 16
+
+SCHEMA = (
+    "CREATE TABLE users(number INTEGER PRIMARY KEY, id NOT NULL)",
+    "CREATE TABLE user_hashes(hash INTEGER NOT NULL, number INTEGER NOT NULL,"
+    " PRIMARY KEY(hash, number)) WITHOUT ROWID",
+    "CREATE TABLE keys(key BLOB NOT NULL PRIMARY KEY, arrival INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE log(arrival INTEGER PRIMARY KEY, user INTEGER NOT NULL, time_us INTEGER NOT NULL,"
+    " item TEXT NOT NULL, kind TEXT, value REAL, key BLOB NOT NULL)",
+    "CREATE TABLE histories(user INTEGER NOT NULL, time_us INTEGER NOT NULL, arrival INTEGER NOT NULL,"
+    " item TEXT NOT NULL, kind TEXT, value REAL, key BLOB NOT NULL,"
+    " PRIMARY KEY(user, time_us, arrival)) WITHOUT ROWID",
+    "CREATE TABLE outside_ids(arrival INTEGER PRIMARY KEY, id NOT NULL)",
+    "CREATE TABLE state(one INTEGER PRIMARY KEY CHECK(one = 1), last_arrival INTEGER NOT NULL,"
+    " folded INTEGER NOT NULL, events INTEGER NOT NULL, forgotten INTEGER NOT NULL)",
+    "INSERT INTO state VALUES(1, 0, 0, 0, 0)",
+    f"PRAGMA application_id = {APPLICATION}",
+    f"PRAGMA user_version = {FORMAT}",
+)
+
+_FIELDS = "arrival, user, time_us, item, kind, value, key"
+RAW = {
+    "arrival": pl.Int64(),
+    "user": pl.Int64(),
+    "time_us": pl.Int64(),
+    "item_id": pl.String(),
+    "kind": pl.String(),
+    "value": pl.Float64(),
+    "key": pl.Binary(),
+}
+"""The fields of every row that is read, in order, as a frame."""
+Row = tuple[int, int, int, str, str | None, float | None, bytes]
+
+CLAIM = "INSERT OR IGNORE INTO keys VALUES(?, ?)"
+HOLDER = "SELECT arrival FROM keys WHERE key = ?"
+ADD_EVENT = "INSERT INTO log VALUES(?, ?, ?, ?, ?, ?, ?)"
+ADD_OUTSIDE = "INSERT INTO outside_ids VALUES(?, ?)"
+ADD_USER = "INSERT INTO users VALUES(?, ?)"
+ADD_HASH = "INSERT INTO user_hashes VALUES(?, ?)"
+FOLD = (
+    "INSERT INTO histories SELECT user, time_us, arrival, item, kind, value, key FROM log"
+    " WHERE arrival > ? ORDER BY user, time_us, arrival"
+)
+MARKS = "SELECT last_arrival, folded, last_arrival - folded, forgotten FROM state"
+STATE = "SELECT last_arrival, forgotten FROM state"
+APPENDED = "UPDATE state SET last_arrival = ?, folded = ?, events = events + ?"
+
+FIND_USER = "SELECT number FROM user_hashes JOIN users USING(number) WHERE hash = ? AND id = ?"
+FIND_USERS = (
+    "SELECT u.id, u.number FROM json_each(?) j CROSS JOIN user_hashes h ON h.hash = j.value"
+    " CROSS JOIN users u ON u.number = h.number"
+)
+USER_NAMES = "SELECT number, id FROM users WHERE number IN (SELECT value FROM json_each(?))"
+OUTSIDE_NAMES = "SELECT arrival, id FROM outside_ids WHERE arrival IN (SELECT value FROM json_each(?))"
+
+BY_TIME = f"SELECT {_FIELDS} FROM log ORDER BY time_us, arrival"
+BY_USER = (
+    f"SELECT {_FIELDS} FROM histories UNION ALL SELECT {_FIELDS} FROM log"
+    " WHERE arrival > (SELECT folded FROM state) ORDER BY user, time_us, arrival"
+)
+SINCE = f"SELECT {_FIELDS} FROM log WHERE arrival > ? ORDER BY arrival LIMIT ?"
+NEWEST = f"SELECT {_FIELDS} FROM histories WHERE user = ? ORDER BY time_us DESC, arrival DESC LIMIT ?"
+OF_USER = f"SELECT {_FIELDS} FROM histories WHERE user = ? AND arrival > ?"
+TAIL_OF_USER = f"SELECT {_FIELDS} FROM log WHERE arrival > ? AND user = ?"
+COUNT = "SELECT events FROM state"
+COUNT_OF_USER = (
+    "SELECT (SELECT count(*) FROM histories WHERE user = :user)"
+    " + (SELECT count(*) FROM log WHERE arrival > (SELECT folded FROM state) AND user = :user)"
+)
+
+FORGET = (  # each statement once for every event: (arrival, key)
+    "UPDATE outside_ids SET id = zeroblob(length(CAST(id AS BLOB))) WHERE arrival = :arrival",
+    "DELETE FROM keys WHERE key = :key",
+    "DELETE FROM log WHERE arrival = :arrival",
+)
+FORGET_USER = (
+    "DELETE FROM histories WHERE user = :user",
+    "DELETE FROM user_hashes WHERE hash = :hash AND number = :user",
+    "UPDATE users SET id = zeroblob(length(CAST(id AS BLOB))) WHERE number = :user",
+    "UPDATE state SET forgotten = forgotten + 1, events = events - :events",
+)
+
+CHECKS = (
+    "SELECT 'event ' || l.arrival || ' differs between log and histories' FROM log l LEFT JOIN histories h"
+    " ON h.user = l.user AND h.time_us = l.time_us AND h.arrival = l.arrival WHERE h.arrival IS NULL"
+    " OR h.item IS NOT l.item OR h.kind IS NOT l.kind OR h.value IS NOT l.value OR h.key IS NOT l.key"
+    " LIMIT 1",
+    "SELECT 'event ' || l.arrival || ' is not under its key' FROM log l LEFT JOIN keys k ON k.key = l.key"
+    " WHERE k.arrival IS NOT l.arrival LIMIT 1",
+    "SELECT 'event ' || l.arrival || ' has no user' FROM log l LEFT JOIN users u ON u.number = l.user"
+    " WHERE typeof(u.id) IS NOT 'text' LIMIT 1",
+    "SELECT 'the counts differ' FROM state WHERE events != (SELECT count(*) FROM log)"
+    " OR events != (SELECT count(*) FROM histories) OR events != (SELECT count(*) FROM keys)",
+)
+"""Each gives a line of text where something kept twice is not the same twice."""
+USERS_AND_HASHES = "SELECT id, hash FROM users LEFT JOIN user_hashes USING(number) WHERE typeof(id) = 'text'"
+OUTSIDE_AND_KEYS = "SELECT id, key FROM outside_ids JOIN log USING(arrival)"
+
+
+def user_hash(user_id: str) -> int:
+    return int.from_bytes(blake2b(user_id.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def keys_of(event_ids: pl.Series) -> tuple[list[bytes], list[int]]:
+    """16 bytes for an id of 32 hex digits, which they spell; for any other id 15 bytes of its hash.
+
+    Second: the rows of those other ids, whose text has to be kept.
+    """
+    plain = event_ids.str.contains("^[0-9a-f]{32}$")
+    if plain.all():
+        return event_ids.str.decode("hex").to_list(), []
+    keys = [
+        bytes.fromhex(name) if short else blake2b(name.encode(), digest_size=OUTSIDE_BYTES).digest()
+        for name, short in zip(event_ids.to_list(), plain.to_list(), strict=True)
+    ]
+    return keys, (~plain).arg_true().to_list()
+
+
+def json_list(numbers: Iterable[int]) -> str:
+    return f"[{','.join(map(str, numbers))}]"

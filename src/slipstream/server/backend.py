@@ -1,0 +1,205 @@
+"""What the server does, without HTTP: the live pipeline, the event store, and the threads they run in.
+
+Answers and writes run in threads of their own behind bounded queues, so that the event loop stays free and
+an overloaded server refuses at once. A newly promoted release is opened beside the live one and swapped in;
+one that cannot be opened is reported and the live one goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from slipstream.config import Home
+from slipstream.errors import SlipstreamError
+from slipstream.events.event import EventBatch
+from slipstream.events.sqlite import SqliteEventStore
+from slipstream.recommend.newcomers import AddedItems
+from slipstream.recommend.pipeline import Pipeline, Request
+from slipstream.recommend.release import CURRENT, Release, current_release
+from slipstream.recommend.slate import Reason, Slate
+from slipstream.server.exposition import Gauge, Metrics
+from slipstream.server.group_commit import GroupCommit, Stored
+from slipstream.server.wire import Problem
+
+T = TypeVar("T")
+log = logging.getLogger("slipstream.server")
+
+ANSWER_THREADS = 2
+MOST_WAITING = 64
+LONGEST_WAIT_S = 2.0
+LOOK_SECONDS = 1.0
+"""How often the pointer to the live release is looked at; looking is one stat."""
+
+
+class Gate:
+    """Threads behind a bounded queue. A full queue or a too long wait is a 503 with Retry-After."""
+
+    def __init__(self, name: str, threads: int, waiting: int = MOST_WAITING) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._most = threads + waiting
+        self.inside = 0
+
+    async def run(self, work: Callable[[], T]) -> T:
+        if self.inside >= self._most:
+            raise _overloaded()
+        queued = time.monotonic()
+
+        def timely() -> T:
+            if time.monotonic() - queued > LONGEST_WAIT_S:
+                raise _overloaded()
+            return work()
+
+        self.inside += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, timely)
+        finally:
+            self.inside -= 1
+
+    def close(self) -> None:
+        """Wait for the work in hand."""
+        self._pool.shutdown(wait=True)
+
+
+def _not_ready(detail: str) -> Problem:
+    return Problem(503, "not-ready", detail, "look at /readyz", headers={"retry-after": "1"})
+
+
+def _overloaded() -> Problem:
+    detail = "the server has all the work it can do"
+    return Problem(503, "overloaded", detail, "retry after a moment", headers={"retry-after": "1"})
+
+
+class Backend:
+    """One home, served. `start` and `stop` belong to the event loop; the rest may be called from threads."""
+
+    def __init__(self, home: Home, metrics: Metrics) -> None:
+        self.home, self.metrics = home, metrics
+        self.answers = Gate("answers", ANSWER_THREADS)
+        self.writes = Gate("writes", 1)
+        self._added = AddedItems(home.catalogue)
+        self._store: SqliteEventStore | None = None
+        self._commits: GroupCommit | None = None
+        self._pipeline: Pipeline | None = None
+        self._stamp: tuple[int, ...] = ()
+        self._watch: asyncio.Task[None] | None = None
+        metrics.gauges.append(
+            Gauge("slipstream_answers_inside", "Answers being made.", lambda: self.answers.inside)
+        )
+        metrics.gauges.append(Gauge("slipstream_writes_waiting", "Writes waiting.", self._writes_waiting))
+        metrics.gauges.append(
+            Gauge("slipstream_release_age_seconds", "Age of the live release.", self._release_age_s)
+        )
+
+    @property
+    def ready(self) -> bool:
+        return self._pipeline is not None
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The live pipeline. Raises Problem 503 while the server is not warm."""
+        if self._pipeline is None:
+            hint = "look at /readyz"
+            raise Problem(
+                503, "not-ready", "no release is in service yet", hint, headers={"retry-after": "1"}
+            )
+        return self._pipeline
+
+    @property
+    def store(self) -> SqliteEventStore:
+        if self._store is None:
+            raise _not_ready("the event store is not open")
+        return self._store
+
+    async def start(self) -> None:
+        """Open the store and the live release. Raises NotThere without one, CorruptArtifact if changed."""
+        self._store = SqliteEventStore(self.home.events)
+        self._commits = GroupCommit(self._store)
+        self._stamp = self._pointer()
+        self._pipeline = await asyncio.to_thread(self._open)
+        self._watch = asyncio.create_task(self._follow())
+
+    async def stop(self) -> None:
+        """Finish what was begun, then close."""
+        if self._watch is not None:
+            self._watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watch
+        if self._commits is not None:
+            await self._commits.finish()
+        await asyncio.to_thread(self.answers.close)
+        await asyncio.to_thread(self.writes.close)
+        if self._store is not None:
+            self._store.close()
+
+    def _open(self) -> Pipeline:
+        release = Release.open(current_release(self.home))
+        release.warm()
+        return Pipeline(release, self._store, home=self.home)
+
+    def _pointer(self) -> tuple[int, ...]:
+        """What changes when another release is promoted or the home's rules are rewritten."""
+        stamps: list[int] = []
+        for path in (self.home.releases / CURRENT, self.home.root / "rules.json"):
+            try:
+                stat = path.stat()
+                stamps += [stat.st_mtime_ns, stat.st_ino, stat.st_size]
+            except FileNotFoundError:
+                stamps += [0, 0, 0]
+        return tuple(stamps)
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            stamp = self._pointer()
+            if stamp == self._stamp:
+                continue
+            self._stamp = stamp
+            try:
+                self._pipeline = await asyncio.to_thread(self._open)
+                self.metrics.count(self.metrics.swaps)
+                log.info("release %s is in service", self._pipeline.release.name)
+            except (SlipstreamError, OSError) as error:
+                self.metrics.count(self.metrics.refused)
+                log.error("the new release was refused, the old one goes on: %s", error)
+
+    def _writes_waiting(self) -> float:
+        return 0 if self._commits is None else self._commits.waiting
+
+    def _release_age_s(self) -> float:
+        pipeline = self._pipeline
+        return 0.0 if pipeline is None else time.time() - pipeline.release.created_us / 1e6
+
+    def recommend(self, request: Request) -> Slate:
+        started = time.perf_counter()
+        slate = self.pipeline.recommend(request)
+        self.metrics.answer(slate.tier, time.perf_counter() - started)
+        return slate
+
+    def similar(self, item_id: str, k: int) -> Slate:
+        return self.pipeline.similar(item_id, k)
+
+    def explain(self, user_id: str, item_id: str) -> tuple[Reason, ...]:
+        return self.pipeline.explain(user_id, item_id)
+
+    async def append(self, batch: EventBatch) -> Stored:
+        """Store events; they are on the disk when this returns. All or nothing."""
+        if self._commits is None:
+            raise _not_ready("the event store is not open")
+        return await self._commits.append(batch)
+
+    def events_of(self, user_id: str, limit: int) -> list[dict[str, Any]]:
+        """The user's events, newest first."""
+        return self.store.history(user_id, limit=limit).to_dicts()
+
+    def forget(self, user_id: str) -> int:
+        """Remove a person; how many events were removed."""
+        return self.store.forget(user_id)
+
+    def add_items(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._added.append(rows)
