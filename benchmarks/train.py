@@ -83,9 +83,8 @@ def main() -> None:
     a = parser.parse_args()
     torch.set_num_threads(1)
     print("command:", " ".join(sys.argv))
-    print(
-        f"machine: {platform.machine()}, python {platform.python_version()}, torch {torch.__version__}, 1 thread"
-    )
+    versions = f"python {platform.python_version()}, torch {torch.__version__}"
+    print(f"machine: {platform.machine()}, {versions}, 1 thread")
     shape = NetworkShape(a.items, a.dim, a.layers, a.heads, a.window, gap_bins=GAP_BINS)
     block = block_of(a.window)
     span = block * (1 + -(-(a.window - 1) // block))

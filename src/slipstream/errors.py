@@ -3,7 +3,8 @@
     SlipstreamError
     ├── UsageError              the call is wrong (exit 2)
     │   ├── ConfigError           a setting that does not exist or is out of bounds
-    │   └── UnknownName           a name nobody registered
+    │   ├── UnknownName           a name nobody registered
+    │   └── Diverged              a training whose settings lead nowhere
     ├── DataError               the data is wrong or not there (exit 3)
     │   ├── BadInput              a file or row that cannot be read
     │   ├── CorruptArtifact       a file that is not what was written
@@ -66,6 +67,12 @@ class UnknownName(UsageError):
         ranked = sorted(known, key=lambda k: (-difflib.SequenceMatcher(None, name, k).ratio(), k))
         listed = ", ".join(ranked) if ranked else "none"
         super().__init__(f"there is no {what} named {name!r}", hint=f"known: {listed}")
+
+
+class Diverged(UsageError):
+    """The loss or a gradient is no longer a number: a learning rate or a precision does not fit the data."""
+
+    code = "diverged"
 
 
 class DataError(SlipstreamError):

@@ -25,6 +25,7 @@ from slipstream.models.recommender import FitContext, FitReport, ScoreMatrix, Tr
 
 SHARED = Path(os.environ.get("SLIPSTREAM_SHARED", Path(__file__).parents[3] / "shared"))
 CLUBS, RING = 2, 20
+FIGURES = ("HR", "NDCG", "MRR", "Recall", "Precision")
 
 
 def interactions(users: int = 60, *, seed: int = 0) -> pl.DataFrame:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from club_world import Follower, FollowerSettings, interactions, judged, shared_data, write_folder
+from club_world import FIGURES, Follower, FollowerSettings, interactions, judged, write_folder
 
 from slipstream.dataset.folder import read_folder
-from slipstream.errors import BadInput, ConfigError, SlipstreamError, UnknownName
+from slipstream.errors import BadInput, ConfigError, UnknownName
 from slipstream.evaluation.arena import linked_graph, open_arenas
 from slipstream.evaluation.result import Trial
 from slipstream.evaluation.slates import evaluate_slates
@@ -26,7 +25,6 @@ CONTRACT = {
     "model", "board", "seed", "metrics", "intervals", "validation", "refit", "users", "targets",
     "targets_sha256", "stages", "peak_rss_bytes", "threads", "config", "versions",
 }  # fmt: skip
-FIGURES = ("HR", "NDCG", "MRR", "Recall", "Precision")
 
 
 @pytest.fixture(scope="module")
@@ -230,59 +228,6 @@ def test_list_figures(club: Path) -> None:
     assert 0 <= trial.metrics["Gini@10"] <= 1
 
 
-def test_only_the_goal_counts(club: Path) -> None:
-    plain = read_folder(club)
-    kind = (
-        pl.when(pl.int_range(pl.len()) % 3 == 0)
-        .then(pl.lit("purchase"))
-        .otherwise(pl.lit("view"))
-        .alias("kind")
-    )
-    folder = replace(plain, interactions=plain.interactions.with_columns(kind))
-    (arena,) = open_arenas(folder, ["temporal"], goal="purchase")
-    (whole,) = open_arenas(folder, ["temporal"])
-    rows = folder.interactions
-    future = rows[math.floor(rows.height * 0.9) :].filter(pl.col("kind") == "purchase")
-    bought = set(future.select("user_id", "item_id").iter_rows())
-    past = arena.board.past
-    for q, user in enumerate(past.users.texts(arena.board.test.queries.user)):
-        wanted = past.items.texts(arena.board.test.targets(q))
-        assert wanted
-        assert {(user, item) for item in wanted} <= bought
-    assert 0 < arena.board.targets < whole.board.targets
-    np.testing.assert_array_equal(
-        arena.board.test.queries.history(0), past.history(arena.board.test.queries.user[0])
-    )
-    assert arena.board.targets_sha256 != whole.board.targets_sha256
-    trial = run_trial(folder, "popularity", "temporal", goal="purchase")
-    assert (trial.users, trial.targets) == (arena.board.users, arena.board.targets)
-    assert trial.validation
-    strict = run_trial(folder, "popularity", "loo", goal="purchase")
-    assert 0 < strict.users < 60
-    assert sum(part.users for part in strict.scores.by_gap) == strict.users
-    with pytest.raises(BadInput, match=r"no event of .* has the kind 'sale'") as caught:
-        open_arenas(folder, ["loo"], goal="sale")
-    assert caught.value.hint == "known kinds: purchase, view"
-    with pytest.raises(BadInput):
-        open_arenas(club, ["loo"], goal="purchase")
-    early = rows.with_columns(
-        kind=pl.when(pl.int_range(pl.len()) < 5).then(pl.lit("purchase")).otherwise(pl.lit("view"))
-    )
-    with pytest.raises(BadInput, match="no event of the kind 'purchase' to test on"):
-        open_arenas(replace(plain, interactions=early), ["loo"], goal="purchase")
-
-
-def test_all_views_as_the_goal_change_nothing(club: Path) -> None:
-    plain = read_folder(club)
-    folder = replace(plain, interactions=plain.interactions.with_columns(pl.lit("view").alias("kind")))
-    for name in ("loo-t", "temporal", "split", "cold"):
-        (arena,) = open_arenas(folder, [name], goal="view")
-        (whole,) = open_arenas(folder, [name])
-        assert arena.board.targets_sha256 == whole.board.targets_sha256
-        np.testing.assert_array_equal(arena.board.test.queries.item, whole.board.test.queries.item)
-        np.testing.assert_array_equal(arena.board.test.target, whole.board.test.target)
-
-
 def test_repeats_may_be_allowed(club: Path) -> None:
     trial = run_trial(club, "popularity", "loo", repeat=True)
     best = trial.slates.filter(pl.col("rank") == 1)["item_id"]
@@ -320,46 +265,6 @@ def test_a_suite_shares_its_work_and_keeps_going(club: Path) -> None:
         )
 
 
-def test_foreign_slates_and_their_faults(club: Path) -> None:
-    rows = read_folder(club).interactions
-    last = rows.group_by("user_id", maintain_order=True).agg(pl.col("item_id"))
-    users = last["user_id"].to_list()
-    perfect = {user: [items[-1]] for user, items in last.iter_rows()}
-    perfect[users[0]] = ["no such item", last["item_id"][0][0], perfect[users[0]][0], perfect[users[0]][0]]
-    del perfect[users[1]]
-    table = [(u, i, place) for u, items in perfect.items() for place, i in enumerate(items)]
-    frame = pl.DataFrame(
-        [*table, ("a stranger", "club0-00", 0)], schema=["user_id", "item_id", "rank"], orient="row"
-    )
-    trial = evaluate_slates(club, "loo", frame.sample(fraction=1.0, shuffle=True, seed=1), name="oracle")
-    assert trial.faults == {"seen": 1, "repeats": 1, "unknown": 1, "users_without_list": 1}
-    assert trial.metrics["HR@10"] == pytest.approx(59 / 60)
-    assert trial.metrics["MRR@10"] == pytest.approx((58 + 1 / 3) / 60)
-    assert trial.to_json()["faults"]["seen"] == 1
-    assert trial.name == "oracle"
-
-
-@pytest.mark.parametrize(
-    ("frame", "message"),
-    [
-        (pl.DataFrame({"user_id": ["u"], "item_id": ["i"]}), "no column 'rank'; they have: user_id, item_id"),
-        (pl.DataFrame({"user_id": ["u"], "item_id": ["i"], "rank": ["one"]}), "must hold numbers"),
-        (pl.DataFrame({"user_id": ["u"], "item_id": [None], "rank": [1]}), "rows without a user"),
-    ],
-)
-def test_slates_that_cannot_be_read(club: Path, frame: pl.DataFrame, message: str) -> None:
-    with pytest.raises(BadInput, match=message):
-        evaluate_slates(club, "loo", frame)
-
-
-def test_slates_that_are_not_there_or_broken(club: Path, tmp_path: Path) -> None:
-    with pytest.raises(SlipstreamError, match="no slates at"):
-        evaluate_slates(club, "loo", tmp_path / "none.parquet")
-    (tmp_path / "text.parquet").write_text("not parquet")
-    with pytest.raises(BadInput, match="cannot be read as Parquet"):
-        evaluate_slates(club, "loo", tmp_path / "text.parquet")
-
-
 def test_a_model_without_an_answer_gets_a_row_of_zeros(club: Path) -> None:
     trial = run_trial(club, "popularity", "cold")  # it has never seen a cold item
     assert trial.scores.users_without_list == trial.users
@@ -367,46 +272,6 @@ def test_a_model_without_an_answer_gets_a_row_of_zeros(club: Path) -> None:
     assert "Novelty@10" not in trial.metrics
     assert not any(math.isnan(v) for v in trial.metrics.values())
     json.dumps(trial.to_json(), allow_nan=False)
-
-
-REAL = [
-    ("ml-100k", "loo", 943, 943, "520accf3a06b90c0"),
-    ("ml-100k", "temporal", 90, 2_886, "9fb6187fcff9bb14"),
-]
-SLOW = [
-    ("ml-1m", "loo", 6_040, 6_040, "51bc9a443f9e73b1"),
-    ("ml-1m", "loo-t", 6_040, 6_040, "51bc9a443f9e73b1"),
-    ("ml-1m", "temporal", 1_180, 95_812, "9e6067689fb5d01a"),
-    ("ml-1m-kg", "split", 6_040, 185_241, "6019f0cd14350414"),
-    ("amazon-beauty", "loo", 22_363, 22_363, "35847c38c18af216"),
-    ("gowalla", "split", 29_858, 217_242, ""),
-    ("amazon-book", "split", 70_591, 193_920, ""),
-]
-
-
-@pytest.mark.parametrize(
-    ("data", "board", "users", "targets", "digest"),
-    [*REAL, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)],
-)
-def test_real_data_agrees_to_nine_digits(
-    data: str, board: str, users: int, targets: int, digest: str, tmp_path: Path
-) -> None:
-    folder = shared_data(data)
-    trial = run_trial(folder, "popularity", board, without=["graph"])
-    assert (trial.users, trial.targets, trial.targets_sha256[:16]) == (
-        users,
-        targets,
-        digest or trial.targets_sha256[:16],
-    )
-    file = tmp_path / "slates.parquet"
-    trial.slates.write_parquet(file)
-    for k in (10, 20) if board == "temporal" else (10,):
-        expected = judged(folder, board, file, k)
-        for name in FIGURES:
-            assert trial.metrics[f"{name}@{k}"] == pytest.approx(expected[name], abs=1e-9)
-        assert expected["faults"] == {"seen": 0, "repeats": 0, "unknown": 0, "users_without_list": 0}
-        assert expected["targets_sha256"] == trial.targets_sha256
-    assert trial.peak_rss_bytes < 2_000_000_000
 
 
 def test_values_per_user_stand_beside_their_ids(club: Path) -> None:

@@ -15,15 +15,16 @@ torch = pytest.importorskip("torch")
 
 from slipstream.artifacts import open_artifact, writing  # noqa: E402
 from slipstream.config import with_overrides  # noqa: E402
+from slipstream.dataset.folder import read_folder  # noqa: E402
 from slipstream.dataset.queries import Holdout, Queries, queries_of, query_of  # noqa: E402
-from slipstream.dataset.snapshot import snapshot_of  # noqa: E402
+from slipstream.dataset.snapshot import Snapshot, snapshot_of  # noqa: E402
+from slipstream.dataset.splits import board  # noqa: E402
 from slipstream.dataset.vocabulary import Vocabulary  # noqa: E402
-from slipstream.errors import BadInput, ConfigError, Unavailable  # noqa: E402
+from slipstream.errors import BadInput, ConfigError, Diverged, Unavailable  # noqa: E402
 from slipstream.features.items import ItemFeatures  # noqa: E402
 from slipstream.models.deep.transformer import Transformer  # noqa: E402
 from slipstream.models.recommender import Embeds, ExplainsByHistory, FitContext, TrainingData  # noqa: E402
 from slipstream.models.registry import load_model, save_model  # noqa: E402
-from slipstream.training.fit import Diverged  # noqa: E402
 from slipstream.training.transformer_settings import TransformerSettings  # noqa: E402
 
 CYCLE = 12
@@ -263,10 +264,35 @@ def test_an_unfinished_checkpoint_of_another_training_is_refused(world, tmp_path
     )  # a finished one is history
 
 
-def test_every_preset_fits_its_data():
-    for world in (cycles(), cycles(times=False), cycles(users=3000, length=8)):
-        settings = Transformer.preset(TrainingData(world))
-        assert TransformerSettings.model_validate(settings.model_dump()) == settings
+def shaped_like(users, items, events):
+    """Only the counts of a data set."""
+    names = Vocabulary.of(map(str, range(items)))
+    offsets = np.linspace(0, events, users + 1).astype(np.int64)
+    zeros = np.zeros(events, np.int32)
+    snapshot = Snapshot(names, names, offsets, zeros, zeros, zeros, ("click",), None)
+    return TrainingData(snapshot)
+
+
+@pytest.mark.parametrize(
+    ("users", "items", "events", "dim", "loss"),
+    [
+        (50, 40, 500, 64, "softmax"),
+        (943, 1682, 98_000, 64, "softmax"),
+        (6040, 3706, 988_000, 128, "softmax"),
+        (22_363, 12_101, 154_000, 128, "softmax"),
+        (70_000, 25_000, 850_000, 128, "sampled"),
+        (300_000, 200_000, 3_000_000, 128, "sampled"),
+    ],
+)
+def test_the_preset_follows_the_shape_of_the_data_and_keeps_to_its_budget(users, items, events, dim, loss):
+    settings = Transformer.preset(shaped_like(users, items, events))
+    assert (settings.dim, settings.loss) == (dim, loss)
+    compared = settings.negatives if loss == "sampled" else items
+    work = settings.epochs * events * 6 * dim * (12 * dim * settings.layers + compared)
+    assert work < 1.5e14
+
+
+def test_impossible_settings_are_refused():
     with pytest.raises(ConfigError, match="multiple of heads"):
         with_overrides(tiny(), {"heads": 3})
 
@@ -300,3 +326,18 @@ def test_queries_are_not_changed(model):
     model.contributions(queries, np.array([1, 2], np.int32))
     assert np.array_equal(before.item, queries.item)
     assert np.array_equal(before.time_us, queries.time_us)
+
+
+@pytest.mark.slow
+def test_movielens_100k_is_learned_in_minutes():
+    """Validation only: the test events are looked at once, for the report."""
+    folder = (
+        Path(os.environ.get("SLIPSTREAM_SHARED", Path(__file__).parents[3] / "shared")) / "data" / "ml-100k"
+    )
+    if not folder.exists():
+        pytest.skip("ml-100k is not here: point SLIPSTREAM_SHARED at the folder that holds data/ml-100k")
+    cut = board(read_folder(folder), "loo")
+    data = TrainingData(cut.train, cut.validation)
+    model = Transformer.fit(data, Transformer.preset(data), FitContext())
+    assert max(row["validation_ndcg@10"] for row in model.report.curve if "validation_ndcg@10" in row) > 0.105
+    assert model.report.curve[-1]["train_cpu_s"] < 180

@@ -49,15 +49,19 @@ class LogColumns(Settings):
 class CleaningRules(Settings):
     """What stays in a snapshot. The defaults keep everything but bad rows and exact repeats."""
 
-    keep_exact_repeats: bool = Field(False, description="keep events with the same user, item, kind and time")
-    keep: Literal["all", "first", "last"] = Field("all", description="which events of one user and item stay")
-    min_user_events: int = Field(1, ge=1, description="users with fewer events are left out")
-    min_item_events: int = Field(1, ge=1, description="items with fewer events are left out")
-    drop_kinds: tuple[str, ...] = Field((), description="kinds of events to leave out")
-    min_value: float | None = Field(None, description="events with a smaller value are left out")
-    earliest_us: int = Field(0, description="an earlier time is a bad time")
-    latest_us: int = Field(YEAR_2100_US, description="a later time is a bad time")
-    arrival_is_order: bool = Field(False, description="without a clock, trust the order of the rows")
+    keep_exact_repeats: bool = Field(
+        default=False, description="keep events with the same user, item, kind and time"
+    )
+    keep: Literal["all", "first", "last"] = Field(
+        default="all", description="which events of one user and item stay"
+    )
+    min_user_events: int = Field(default=1, ge=1, description="users with fewer events are left out")
+    min_item_events: int = Field(default=1, ge=1, description="items with fewer events are left out")
+    drop_kinds: tuple[str, ...] = Field(default=(), description="kinds of events to leave out")
+    min_value: float | None = Field(default=None, description="events with a smaller value are left out")
+    earliest_us: int = Field(default=0, description="an earlier time is a bad time")
+    latest_us: int = Field(default=YEAR_2100_US, description="a later time is a bad time")
+    arrival_is_order: bool = Field(default=False, description="without a clock, trust the order of the rows")
 
 
 @dataclass

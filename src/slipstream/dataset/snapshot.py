@@ -70,7 +70,8 @@ class Snapshot:
         """Binary user-item matrix, [U, I] float32; repeated pairs count once."""
         ones = np.ones(self.event_count, np.float32)
         shape = (self.user_count, self.item_count)
-        matrix = sp.csr_matrix((ones, self.item, self.offsets), shape=shape)
+        # a copy: summing duplicates sorts each row in place, which would reorder the histories themselves
+        matrix = sp.csr_matrix((ones, self.item, self.offsets), shape=shape, copy=True)
         matrix.sum_duplicates()
         matrix.data[:] = 1.0
         return matrix

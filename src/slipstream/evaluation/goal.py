@@ -20,7 +20,7 @@ from slipstream.errors import BadInput
 
 
 def with_goal(board: Board, folder: DataFolder, goal: str) -> Board:
-    """The board with only the targets that have a future event of the kind `goal`; users without one drop out.
+    """The board with only the targets that have a future event of the kind `goal`; others drop out.
 
     Raises BadInput where the data has no such kind, or none of its events is left in the test.
     """

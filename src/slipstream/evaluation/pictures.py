@@ -53,10 +53,11 @@ def line_svg(points: Sequence[tuple[float, float]], *, title: str, along: str) -
         for t in ticks
     )
     last_x, last_y = points[-1]
+    told = f"{_number(last_y)} at the end" + (f", best {_number(max(ys))}" if "ndcg" in title else "")
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" '
         f'aria-label="{escape(title)} from {_number(ys[0])} to {_number(last_y)}">'
-        f'<text class="name" x="{LEFT}" y="14">{escape(title)}: {_number(last_y)} at the end</text>{marks}'
+        f'<text class="name" x="{LEFT}" y="14">{escape(title)}: {told}</text>{marks}'
         f'<polyline class="line" points="{path}"/>'
         f'<circle class="dot" cx="{across(last_x):.1f}" cy="{up(last_y):.1f}" r="3"/>'
         f'<text x="{LEFT}" y="{HEIGHT - 8}">{escape(along)} {_number(min(xs))}</text>'
@@ -66,7 +67,8 @@ def line_svg(points: Sequence[tuple[float, float]], *, title: str, along: str) -
 
 def intervals_svg(rows: Sequence[tuple[str, Interval]], *, title: str) -> str:
     """Names down, values across: a dot for each mean and a bar for its interval."""
-    row_height, name_width, width = 26, 190, 640
+    row_height, name_width = 26, max(120, 20 + 7 * max(len(name) for name, _ in rows))
+    width = name_width + 450
     height = TOP + row_height * len(rows) + BOTTOM
     ticks = ticks_between(min(0.0, *(i.low for _, i in rows)), max(i.high for _, i in rows))
     low, high = ticks[0], max(ticks[-1], *(i.high for _, i in rows))
@@ -82,7 +84,7 @@ def intervals_svg(rows: Sequence[tuple[str, Interval]], *, title: str) -> str:
             f'<text x="{name_width - 10}" y="{y + 4}" text-anchor="end">{escape(name)}</text>'
             f'<line class="bar" x1="{across(interval.low):.1f}" x2="{across(interval.high):.1f}" y1="{y}" '
             f'y2="{y}"/><circle class="dot" cx="{across(interval.mean):.1f}" cy="{y}" r="4"/>'
-            f'<text x="{across(interval.high) + 8:.1f}" y="{y + 4}">{_number(interval.mean)}</text>'
+            f'<text x="{width - 4}" y="{y + 4}" text-anchor="end">{_number(interval.mean)}</text>'
         )
     return (
         f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from slipstream.evaluation.comparison import Comparison, compare
 from slipstream.evaluation.intervals import Interval
+from slipstream.evaluation.metrics import ACCURACY, LITERATURE
 from slipstream.evaluation.result import Trial
 
 REPORTED = {
@@ -17,6 +18,9 @@ REPORTED = {
     "cold": ("NDCG@10",),
 }
 """What the protocol reports on each board."""
+
+MORE_IS_BETTER = {*ACCURACY, *LITERATURE}
+"""Only these are marked: a list of rarities is novel and covers much, and may be no good."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,8 @@ def _figure(trial: Trial, name: str, best: float) -> Cell:
     if name not in trial.metrics:
         return "–"
     value = trial.metrics[name]
-    return Figure(value, trial.scores.intervals.get(name), best=value > 0 and value == best)
+    judged = name.partition("@")[0] in MORE_IS_BETTER
+    return Figure(value, trial.scores.intervals.get(name), best=judged and value > 0 and value == best)
 
 
 def differences_table(

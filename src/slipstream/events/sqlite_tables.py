@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from hashlib import blake2b
+from typing import Any
 
 import polars as pl
 
@@ -35,18 +36,10 @@ SCHEMA = (
     f"PRAGMA user_version = {FORMAT}",
 )
 
-_FIELDS = "arrival, user, time_us, item, kind, value, key"
-RAW = {
-    "arrival": pl.Int64(),
-    "user": pl.Int64(),
-    "time_us": pl.Int64(),
-    "item_id": pl.String(),
-    "kind": pl.String(),
-    "value": pl.Float64(),
-    "key": pl.Binary(),
-}
-"""The fields of every row that is read, in order, as a frame."""
-Row = tuple[int, int, int, str, str | None, float | None, bytes]
+_FIELDS = "arrival, time_us, item, kind, value, key"
+_ALL = f"{_FIELDS}, user"
+Row = tuple[Any, ...]
+"""What is read of an event: _FIELDS, and the number of its user where it can be anybody."""
 
 CLAIM = "INSERT OR IGNORE INTO keys VALUES(?, ?)"
 HOLDER = "SELECT arrival FROM keys WHERE key = ?"
@@ -70,12 +63,12 @@ FIND_USERS = (
 USER_NAMES = "SELECT number, id FROM users WHERE number IN (SELECT value FROM json_each(?))"
 OUTSIDE_NAMES = "SELECT arrival, id FROM outside_ids WHERE arrival IN (SELECT value FROM json_each(?))"
 
-BY_TIME = f"SELECT {_FIELDS} FROM log ORDER BY time_us, arrival"
+BY_TIME = f"SELECT {_ALL} FROM log ORDER BY time_us, arrival"
 BY_USER = (
-    f"SELECT {_FIELDS} FROM histories UNION ALL SELECT {_FIELDS} FROM log"
+    f"SELECT {_ALL} FROM histories UNION ALL SELECT {_ALL} FROM log"
     " WHERE arrival > (SELECT folded FROM state) ORDER BY user, time_us, arrival"
 )
-SINCE = f"SELECT {_FIELDS} FROM log WHERE arrival > ? ORDER BY arrival LIMIT ?"
+SINCE = f"SELECT {_ALL} FROM log WHERE arrival > ? ORDER BY arrival LIMIT ?"
 NEWEST = f"SELECT {_FIELDS} FROM histories WHERE user = ? ORDER BY time_us DESC, arrival DESC LIMIT ?"
 OF_USER = f"SELECT {_FIELDS} FROM histories WHERE user = ? AND arrival > ?"
 TAIL_OF_USER = f"SELECT {_FIELDS} FROM log WHERE arrival > ? AND user = ?"

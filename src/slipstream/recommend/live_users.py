@@ -112,13 +112,17 @@ class LiveUsers:
         *,
         limit: int = 5_000,
         minimum_value: float | None = None,
-        capacity: int = 10_000,
+        capacity: int = 1_000_000,
     ) -> None:
-        """user_events: [U] events of each user when the release was made. limit: events read of a user."""
+        """user_events: [U] events of each user when the release was made. limit: events read of a user.
+
+        capacity: events held in all states together, about 100 bytes each.
+        """
         self._store, self._items, self._users = store, items, users
         self._user_events, self._limit, self._capacity = user_events, limit, capacity
         self._minimum_value = minimum_value
         self._kept: OrderedDict[str, UserState] = OrderedDict()
+        self._held = 0
         self._seen = StoreState(-1, -1)
         self._lock = threading.Lock()
 
@@ -135,10 +139,24 @@ class LiveUsers:
         fresh = self._read(user_id)
         with self._lock:
             if seen == self._seen:  # else it may be older than what others have dropped meanwhile
-                self._kept[user_id] = fresh
-                if len(self._kept) > self._capacity:
-                    self._kept.popitem(last=False)
+                self._keep(user_id, fresh)
         return fresh
+
+    def _keep(self, user_id: str, state: UserState) -> None:
+        """Put a state in front and let the longest unused ones go; an empty state counts as one event."""
+        self._drop(user_id)
+        self._kept[user_id] = state
+        self._held += len(state.item_ids) + 1
+        while self._held > self._capacity and len(self._kept) > 1:
+            self._drop(next(iter(self._kept)))
+
+    def _drop(self, user_id: str) -> None:
+        if (old := self._kept.pop(user_id, None)) is not None:
+            self._held -= len(old.item_ids) + 1
+
+    def _clear(self) -> None:
+        self._kept.clear()
+        self._held = 0
 
     def _catch_up(self, store: EventStore) -> None:
         """Drop the states of users who have new events, from any process, and all after a forgetting."""
@@ -146,13 +164,13 @@ class LiveUsers:
         if now == self._seen:
             return
         if now.forgotten != self._seen.forgotten or not self._kept:
-            self._kept.clear()
+            self._clear()
         else:
             changes = store.changes_since(self._seen.last_arrival, limit=MOST_CHANGES)
             if changes.height == MOST_CHANGES:
-                self._kept.clear()
-            for user_id in changes["user_id"].unique():
-                self._kept.pop(user_id, None)
+                self._clear()
+            for user_id in set(changes["user_id"].to_list()):
+                self._drop(user_id)
         self._seen = now
 
     def given(self, user_id: str | None, history: Sequence[str]) -> UserState:

@@ -98,6 +98,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 
 MASKS_KEPT = 128
+NAMES_KEPT = 100_000
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ class Shelf:
     _masks: dict[tuple[str, tuple[str, ...]], NDArray[np.bool_]] = field(
         default_factory=dict, init=False, repr=False
     )
+    _names: dict[int, tuple[str, str]] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.items) + len(self.newcomers)
@@ -141,6 +143,14 @@ class Shelf:
     def item_id(self, number: int) -> str:
         known = len(self.items)
         return self.items[number] if number < known else self.newcomers[number - known].item_id
+
+    def named(self, number: int) -> tuple[str, str]:
+        """(item id, title); remembered, because the same items are shown again and again."""
+        if (found := self._names.get(number)) is None:
+            if len(self._names) >= NAMES_KEPT:
+                self._names.clear()
+            found = self._names[number] = (self.item_id(number), self.title(number))
+        return found
 
     def title(self, number: int) -> str:
         """What people read; the id where the catalogue has no title."""

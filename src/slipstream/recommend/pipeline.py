@@ -204,7 +204,7 @@ class Pipeline:
         request_id: str,
     ) -> Slate:
         items = tuple(
-            SlateItem(shelf.item_id(item), shelf.title(item), score, why)
+            SlateItem(*shelf.named(item), score, why)
             for (item, score), why in zip(chosen, reasons, strict=True)
         )
         age_s = max(0.0, time.time() - self.release.created_us / 1e6)

@@ -17,7 +17,7 @@ from types import FrameType
 
 from slipstream.config import Home, secret
 from slipstream.errors import MissingExtra, NotThere, SlipstreamError, Unavailable, UsageError
-from slipstream.recommend.release import CURRENT, MADE_BY, current_release
+from slipstream.recommend.release import CURRENT, MADE_BY, Release, current_release
 from slipstream.server.app import App
 from slipstream.server.backend import Backend
 from slipstream.server.exposition import Metrics
@@ -65,6 +65,8 @@ def serve(
     folder = current_release(home)
     if not folder.is_dir():
         raise NotThere(f"{home.releases / CURRENT} names {folder.name}, which is not there", hint=MADE_BY)
+    if workers > 1:
+        Release.open(folder)  # what is wrong with it is told once, here, not by each worker
     listener = _bind(host, port)
     with contextlib.closing(listener):
         announce(_address(listener, host))

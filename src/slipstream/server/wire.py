@@ -159,7 +159,7 @@ def entries(body: bytes, form: type[EventsIn] | type[ItemsIn], name: str, most: 
 
 
 def read_events(raw: Sequence[msgspec.Raw], now_us: int) -> tuple[EventBatch, list[Rejected]]:
-    """The good entries as a batch, and the rejected ones with the codes of `events.event.Reject`. O(bytes)."""
+    """The good entries as a batch, and the rejected ones with the codes of `events.event.Reject`."""
     rows: list[dict[str, Any]] = []
     places: list[int] = []
     rejected: list[Rejected] = []

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from slipstream.config import Progress, silent
-from slipstream.errors import BadInput, SlipstreamError
+from slipstream.errors import BadInput, Diverged
 from slipstream.training.checkpoints import (
     Checkpoint,
     optimizer_tensors,
@@ -36,13 +36,6 @@ from slipstream.training.transformer_network import Dropout
 Weights = dict[str, np.ndarray]
 Validate = Callable[[Weights], float]
 """Higher is better."""
-
-
-class Diverged(SlipstreamError):  # noqa: N818 - the error tree names situations
-    """The loss or a gradient is no longer a number."""
-
-    code = "diverged"
-    exit_code = 3
 
 
 @dataclass(frozen=True)

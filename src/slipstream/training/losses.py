@@ -64,7 +64,9 @@ def unit_rows(table: Tensor) -> Tensor:
 class _UnitRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, table: Tensor) -> Tensor:
-        inverse: Tensor = torch.linalg.vector_norm(table, dim=-1, keepdim=True).clamp_min_(1e-12).reciprocal_()
+        inverse: Tensor = (
+            torch.linalg.vector_norm(table, dim=-1, keepdim=True).clamp_min_(1e-12).reciprocal_()
+        )
         unit: Tensor = table * inverse
         ctx.save_for_backward(unit, inverse)
         return unit

@@ -22,17 +22,18 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from slipstream.artifacts import Artifact, ArtifactWriter
-from slipstream.config import Settings
+from slipstream.config import Settings, with_overrides
 from slipstream.dataset.queries import Holdout, Queries
 from slipstream.errors import BadInput, ConfigError, MissingExtra
 from slipstream.inference.encoder import Encoder, gap_bin
 from slipstream.models.recommender import FitContext, FitReport, ScoreMatrix, TrainingData
-from slipstream.randomness import generator
+from slipstream.models.validation import sample_holdout, validation_ndcg
 from slipstream.training.transformer_settings import TransformerSettings
 
 WEIGHTS = "encoder.safetensors"
+BUDGET = 1e14  # floating-point operations of a training: some ten minutes on a core that shares its machine
+LEAST_EPOCHS = 6  # fewer than that on the large network, and the small one learns more
 EXPLAINED = 16  # latest events whose part in a score is measured
-VALIDATION_SLICE = 512  # queries scored at once during validation
 
 
 class Transformer:
@@ -53,25 +54,8 @@ class Transformer:
 
     @classmethod
     def preset(cls, data: TrainingData) -> TransformerSettings:
-        """Chosen by how many events, items, and events a user there are."""
-        train = data.train
-        per_user = train.event_count / max(train.user_count, 1)
-        if train.item_count > 60_000:
-            return TransformerSettings(
-                loss="sampled", negatives=1024, epochs=8, batch_tokens=8192, dropout=0.1
-            )
-        if train.event_count < 20_000:
-            return TransformerSettings(epochs=60, batch_tokens=512, shards=1, patience=10)
-        if per_user < 30:  # short histories over many items
-            return TransformerSettings(
-                attention_window=50, max_length=50, dropout=0.5, attention_dropout=0.5, output="cosine",
-                targets=4, epochs=40, batch_tokens=512, shards=1, clip=5.0,
-            )  # fmt: skip
-        if train.event_count < 400_000:
-            return TransformerSettings(epochs=30, batch_tokens=2048)
-        return TransformerSettings(
-            dim=128, layers=4, heads=4, recent=200, epochs=24, batch_tokens=4096, patience=5
-        )
+        """Chosen by how many events and items there are, and events a user; within BUDGET of arithmetic."""
+        return _within_budget(_shaped(data), data)
 
     @classmethod
     def fit(cls, data: TrainingData, settings: Settings, context: FitContext) -> Self:
@@ -163,6 +147,54 @@ class Transformer:
         return cls(own, Encoder(weights, ffn=own.ffn, cosine=own.output == "cosine"), artifact.array("known"))
 
 
+def _shaped(data: TrainingData) -> TransformerSettings:
+    """The settings for the shape of the data, were time no matter."""
+    train = data.train
+    now_known = data.validation is not None and data.validation.queries.now_us is not None
+    base = TransformerSettings(query_time=now_known)
+    changes: dict[str, Any]
+    if train.event_count < 20_000:
+        changes = {"epochs": 60, "batch_tokens": 512, "shards": 1}
+    elif train.event_count < 30 * train.user_count:  # short histories: they overfit, so much dropout
+        changes = {
+            "dim": 128, "attention_window": 50, "max_length": 50, "dropout": 0.5, "attention_dropout": 0.5,
+            "output": "cosine", "targets": 4, "epochs": 40, "batch_tokens": 512, "shards": 1, "clip": 5.0,
+        }  # fmt: skip
+    elif train.event_count < 400_000:
+        changes = {"epochs": 30}
+    else:
+        changes = {"dim": 128, "layers": 4, "heads": 4, "recent": 200, "epochs": 12}
+    return with_overrides(base, changes)
+
+
+def _within_budget(settings: TransformerSettings, data: TrainingData) -> TransformerSettings:
+    """Fewer epochs, and before that a sampled loss and a smaller network, where it would take too long."""
+    train = data.train
+    tokens = max(train.event_count - train.user_count, 1)
+    if settings.recent:
+        tokens = int(np.minimum(np.diff(train.offsets), settings.recent).sum())
+    if train.item_count * tokens > 10**10:  # the full softmax alone would eat the budget
+        settings = with_overrides(
+            settings, {"loss": "sampled", "targets": 1, "batch_tokens": 4096, "shards": 2}
+        )
+    epochs = BUDGET / (tokens * _flops_per_token(settings, train.item_count))
+    if epochs < LEAST_EPOCHS:
+        settings = with_overrides(settings, {"dim": 64, "layers": 2, "heads": 2})
+        epochs = BUDGET / (tokens * _flops_per_token(settings, train.item_count))
+    return with_overrides(settings, {"epochs": max(1, min(settings.epochs, round(epochs)))})
+
+
+def _flops_per_token(settings: TransformerSettings, items: int) -> float:
+    """Of training: forward and twice as much backward, for the layers' matrices and the loss.
+
+    A step also passes over the whole item table several times; by the clock that equals some 400
+    operations a number.
+    """
+    compared = settings.negatives if settings.loss == "sampled" else items
+    products = 6.0 * settings.dim * (12 * settings.dim * settings.layers + compared)
+    return products + 400.0 * items * settings.dim / settings.batch_tokens
+
+
 def _own(settings: Settings) -> TransformerSettings:
     if not isinstance(settings, TransformerSettings):
         raise ConfigError(f"the transformer needs TransformerSettings, got {type(settings).__name__}")
@@ -213,63 +245,13 @@ def _validation(
     """NDCG@10 of given weights on (a seeded sample of) the holdout, through the very code that serves."""
     if holdout is None or len(holdout) == 0:
         return None
-    chosen = np.arange(len(holdout))
-    if len(chosen) > settings.validation_users:
-        random = generator(seed, "validation")
-        chosen = np.sort(random.choice(len(chosen), settings.validation_users, replace=False))
-    slices = [
-        _part(holdout, chosen[at : at + VALIDATION_SLICE]) for at in range(0, len(chosen), VALIDATION_SLICE)
-    ]
+    sample = sample_holdout(holdout, settings.validation_users, seed)
 
     def validate(weights: dict[str, NDArray[Any]]) -> float:
-        model = Transformer(
-            settings, Encoder(weights, ffn=settings.ffn, cosine=settings.output == "cosine"), known
-        )
-        return float(np.concatenate([_ndcg(model.score(part.queries), part) for part in slices]).mean())
+        encoder = Encoder(weights, ffn=settings.ffn, cosine=settings.output == "cosine")
+        return validation_ndcg(Transformer(settings, encoder, known).score, sample)
 
     return validate
-
-
-def _part(holdout: Holdout, chosen: NDArray[np.int64]) -> Holdout:
-    """The chosen queries of a holdout with their targets."""
-    queries = holdout.queries
-    index, offsets = _ranges(queries.offsets, chosen)
-    target_index, target_offsets = _ranges(holdout.offsets, chosen)
-    picked = Queries(
-        user=queries.user[chosen],
-        offsets=offsets,
-        item=queries.item[index],
-        time_us=None if queries.time_us is None else queries.time_us[index],
-        now_us=None if queries.now_us is None else queries.now_us[chosen],
-    )
-    return Holdout(picked, target_offsets, holdout.target[target_index])
-
-
-def _ranges(
-    offsets: NDArray[np.int64], chosen: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The entries of the chosen rows of a ragged array, and the offsets of the smaller array."""
-    lengths = offsets[chosen + 1] - offsets[chosen]
-    ends = np.concatenate([[0], np.cumsum(lengths)])
-    return np.arange(ends[-1]) - np.repeat(ends[:-1] - offsets[chosen], lengths), ends
-
-
-def _ndcg(scores: ScoreMatrix, holdout: Holdout) -> NDArray[np.float64]:
-    """NDCG@10 of each query, [Q]. Items of the history are out of the race unless they are targets."""
-    ranked = np.where(np.isnan(scores), -np.inf, scores)
-    queries, targets = holdout.queries, holdout.target
-    owner = np.repeat(np.arange(len(holdout)), np.diff(holdout.offsets))
-    wanted = ranked[owner, targets]
-    seen = queries.item >= 0
-    ranked[queries.rows()[seen], queries.item[seen]] = -np.inf
-    ranked[owner, targets] = wanted
-    rank = (ranked[owner] > wanted[:, None]).sum(1)
-    gain = np.where((rank < 10) & (wanted > -np.inf), 1 / np.log2(rank + 2), 0)
-    found = np.bincount(owner, gain, minlength=len(holdout))
-    ideal = np.concatenate([[0], np.cumsum(1 / np.log2(np.arange(10) + 2))])
-    counts = np.minimum(np.diff(holdout.offsets), 10)
-    result: NDArray[np.float64] = found / np.maximum(ideal[counts], 1e-12)
-    return result
 
 
 MODEL = Transformer

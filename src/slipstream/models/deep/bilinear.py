@@ -1,0 +1,216 @@
+"""f(u, i) = σ(uᵀ W i + b): which property of a user answers to which property of an item.
+
+i is a learned vector, with the vectors of the item's features added where they are used. u is the sum of a
+learned vector of the person, the vectors of the person's features, and the vectors of what the person touched
+(divided by √n), so a stranger with three clicks has a user vector and the next click moves it. One coordinate
+of u is the constant 1, and W hands it to the item's popularity; b is one number.
+
+Source: the bilinear form as in docs/concepts/bilinear.md. Differs: a ranking needs no σ, so `score` gives
+uᵀWi + b; trained by the softmax over all items (or a sample of them), as a ranking is what is wanted; `loss =
+"logistic"` trains the probabilities. It has no notion of order.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, Self
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
+from safetensors.numpy import load_file, save_file
+
+from slipstream.artifacts import Artifact, ArtifactWriter
+from slipstream.config import Settings
+from slipstream.dataset.queries import Queries
+from slipstream.errors import ConfigError
+from slipstream.models.recommender import FitContext, FitReport, ScoreMatrix, TrainingData
+from slipstream.models.validation import sample_holdout, validation_ndcg
+
+WEIGHTS = "weights.safetensors"
+FULL_SOFTMAX_ITEMS = 30_000
+
+
+class BilinearSettings(Settings):
+    """The defaults suit a hundred thousand events; `preset` follows the data."""
+
+    dim: int = Field(64, ge=1, le=1024)
+    epochs: int = Field(40, ge=1)
+    lr: float = Field(0.01, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    dropout: float = Field(0.5, ge=0, lt=1)
+    loss: Literal["softmax", "sampled", "logistic"] = "softmax"
+    negatives: int = Field(512, ge=1)
+    users_per_batch: int = Field(64, ge=1)
+    events_per_user: int = Field(32, ge=1)
+    patience: int = Field(4, ge=1)  # epochs without a better validation before it stops
+    validation_users: int = Field(2_000, ge=1)
+    own_vector: bool = True
+    """A learned vector per known person, beside the history."""
+    features: bool = True
+    """Use item and user features where the data has them."""
+
+
+def bilinear(u: ArrayLike, w: ArrayLike, i: ArrayLike, b: float) -> float:
+    """f(u, i) = σ(uᵀ W i + b) of one pair: the formula itself, a probability."""
+    left, matrix, right = (np.asarray(x, np.float64) for x in (u, w, i))
+    return float(1.0 / (1.0 + np.exp(-(left @ matrix @ right + b))))
+
+
+class Bilinear:
+    """User vector times matrix times item vector, plus a bias; the user vector follows the history."""
+
+    settings_type: ClassVar[type[Settings]] = BilinearSettings
+
+    def __init__(
+        self,
+        settings: BilinearSettings,
+        item: NDArray[np.float32],
+        mapped: NDArray[np.float32],
+        person: NDArray[np.float32],
+        known: NDArray[np.bool_],
+    ) -> None:
+        """item: [I, D]; mapped: [I, D + 2], row i is (W i, popularity, b); person: [U, D]; known: [I]."""
+        self.settings, self.report = settings, FitReport()
+        self._item, self._mapped, self._person, self._known = item, mapped, person, known
+
+    @classmethod
+    def preset(cls, data: TrainingData) -> BilinearSettings:
+        """Shorter and wider for larger data; a sample of the items where all of them are too many."""
+        train = data.train
+        loss: Literal["softmax", "sampled"] = (
+            "softmax" if train.item_count <= FULL_SOFTMAX_ITEMS else "sampled"
+        )
+        if train.event_count > 500_000:
+            return BilinearSettings(epochs=12, users_per_batch=128, loss=loss, dropout=0.3)
+        if train.event_count < 20 * max(1, train.user_count):
+            return BilinearSettings(epochs=25, users_per_batch=256, events_per_user=8, loss=loss)
+        return BilinearSettings(loss=loss)
+
+    @classmethod
+    def fit(cls, data: TrainingData, settings: Settings, context: FitContext) -> Self:
+        own = _own(settings)
+        if not data.train.item_count or not data.train.user_count:
+            raise ConfigError("the bilinear model needs at least one user and one item")
+        from slipstream.training import bilinear_course
+
+        history = sp.csr_matrix(data.train.matrix())
+        items = data.item_features.matrix if own.features and data.item_features is not None else None
+        users = data.user_features.matrix if own.features and data.user_features is not None else None
+        material = bilinear_course.Material(
+            history.indptr.astype(np.int64),
+            history.indices.astype(np.int32),
+            data.train.item_count,
+            items,
+            users,
+        )
+        course = bilinear_course.Course(**own.model_dump(exclude={"validation_users", "features"}))
+        sample = (
+            None
+            if data.validation is None
+            else sample_holdout(data.validation, own.validation_users, context.seed)
+        )
+
+        def made(weights: bilinear_course.Weights) -> Bilinear:
+            return cls._of(own, weights, items, users, data.train.item_counts > 0)
+
+        def validate(weights: bilinear_course.Weights) -> float:
+            return validation_ndcg(made(weights).score, sample) if sample is not None else 0.0
+
+        outcome = bilinear_course.run(
+            material,
+            course,
+            seed=context.seed,
+            threads=1,  # the products are small: a second thread waits more than it helps
+            validate=None if sample is None else validate,
+            progress=context.progress,
+        )
+        model = cls._of(own, outcome.weights, items, users, data.train.item_counts > 0)
+        model.report = FitReport(outcome.curve, {"best_epoch": outcome.best_epoch})
+        return model
+
+    @classmethod
+    def _of(
+        cls,
+        settings: BilinearSettings,
+        weights: dict[str, NDArray[np.float32]],
+        item_features: sp.csr_matrix | None,
+        user_features: sp.csr_matrix | None,
+        known: NDArray[np.bool_],
+    ) -> Self:
+        """The trained arrays as they are served: features added in, W multiplied out."""
+        item = weights["item"]
+        if item_features is not None:
+            known = known | (np.diff(item_features.indptr) > 0)
+            item = np.where(known[:, None], item, 0) + item_features @ weights["item_feature"]
+        person = weights.get("user")
+        if user_features is not None:
+            features = user_features @ weights["user_feature"]
+            person = features if person is None else person + features
+        if person is None:
+            person = np.zeros((0, item.shape[1]), np.float32)
+        mapped = np.concatenate(
+            [
+                item @ weights["matrix"].T,
+                weights["popularity"][:, None],
+                np.broadcast_to(weights["bias"], (len(item), 1)),
+            ],
+            axis=1,
+        )
+        item, mapped, person = (np.ascontiguousarray(x, np.float32) for x in (item, mapped, person))
+        return cls(settings, item, mapped, person, known)
+
+    def query_vectors(self, queries: Queries) -> NDArray[np.float32]:
+        """[Q, D + 2]: (u, 1, 1); NaN for a stranger without a known item in the history."""
+        usable = (queries.item >= 0) & self._known[np.maximum(queries.item, 0)]
+        ones = np.ones(int(usable.sum()), np.float32)
+        rows, shape = queries.rows()[usable], (len(queries), len(self._item))
+        history = sp.csr_matrix((ones, (rows, queries.item[usable])), shape=shape)
+        history.data[:] = 1.0
+        count = np.diff(history.indptr)
+        user = (history @ self._item) / np.sqrt(np.maximum(count, 1))[:, None]
+        person = (queries.user >= 0) & (queries.user < len(self._person))
+        user[person] += self._person[queries.user[person]]
+        user[(count == 0) & ~person] = np.nan
+        return np.concatenate([user, np.ones((len(queries), 2))], axis=1).astype(np.float32)
+
+    def item_vectors(self) -> NDArray[np.float32]:
+        """[I, D + 2]"""
+        return self._mapped
+
+    def score(self, queries: Queries) -> ScoreMatrix:
+        scores: ScoreMatrix = self.query_vectors(queries) @ self._mapped.T
+        scores[:, ~self._known] = np.nan
+        return scores
+
+    def contributions(self, query: Queries, items: NDArray[np.int32]) -> NDArray[np.float32]:
+        """[len(items), H]: the share of uᵀWi that each history event brings; exact, as u is a sum."""
+        parts = np.zeros((len(items), len(query.item)), np.float32)
+        usable = np.flatnonzero((query.item >= 0) & self._known[np.maximum(query.item, 0)])
+        _, first = np.unique(query.item[usable], return_index=True)
+        events = usable[first]
+        if len(events):
+            brought = self._item[query.item[events]] / np.sqrt(len(events))
+            parts[:, events] = self._mapped[items, : self._item.shape[1]] @ brought.T
+        return parts
+
+    def save(self, writer: ArtifactWriter) -> None:
+        arrays = {"item": self._item, "mapped": self._mapped, "person": self._person}
+        save_file(arrays, writer.file(WEIGHTS))
+        writer.array("known", self._known)
+
+    @classmethod
+    def load(cls, artifact: Artifact, settings: Settings) -> Self:
+        weights = load_file(artifact.file(WEIGHTS))
+        return cls(
+            _own(settings), weights["item"], weights["mapped"], weights["person"], artifact.array("known")
+        )
+
+
+def _own(settings: Settings) -> BilinearSettings:
+    if not isinstance(settings, BilinearSettings):
+        raise ConfigError(f"the bilinear model needs BilinearSettings, got {type(settings).__name__}")
+    return settings
+
+
+MODEL = Bilinear
