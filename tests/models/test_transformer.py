@@ -45,7 +45,7 @@ def cycles(users=40, length=9, *, times=True, ordered=True, extra=()):
 
 def tiny(**more):
     base = {
-        "dim": 16, "attention_window": 8, "max_length": 20, "epochs": 10, "batch_tokens": 128, "shards": 2,
+        "dim": 16, "attention_window": 8, "max_length": 20, "epochs": 10, "batch_tokens": 128, "shards": 1,
         "dropout": 0.1, "attention_dropout": 0.0, "lr": 1e-2, "table_lr": 1e-2,
     }  # fmt: skip
     return TransformerSettings(**{**base, **more})
@@ -133,7 +133,9 @@ def test_the_latest_event_carries_the_score_of_the_next_item(model):
 def test_the_same_seed_gives_the_same_bits_with_one_thread_or_two(world):
     queries = queries_of(world.train, np.arange(30))
     fits = [
-        Transformer.fit(world, tiny(epochs=2), FitContext(seed=seed, threads=threads)).score(queries)
+        Transformer.fit(world, tiny(epochs=2, shards=2), FitContext(seed=seed, threads=threads)).score(
+            queries
+        )
         for seed, threads in ((5, 1), (5, 1), (5, 2), (6, 1))
     ]
     assert np.array_equal(fits[0], fits[1], equal_nan=True)
@@ -309,7 +311,9 @@ def test_the_time_of_the_request_decides_where_it_is_learned():
             item = (item + (2 if late else 1)) % CYCLE
             now += 5 * 86_400_000_000 if late else 10_000_000
     snapshot = snapshot_of(pl.DataFrame(rows, schema=["user_id", "item_id", "time_us"], orient="row"))
-    model = Transformer.fit(TrainingData(snapshot), tiny(query_time=True, epochs=40), FitContext())
+    model = Transformer.fit(
+        TrainingData(snapshot), tiny(query_time=True, epochs=20, dropout=0.0, batch_tokens=64), FitContext()
+    )
     history, times = [1, 2, 3], [0, 10**7, 2 * 10**7]
     soon = query_of(history, times_us=times, now_us=3 * 10**7)
     late = query_of(history, times_us=times, now_us=6 * 86_400_000_000)

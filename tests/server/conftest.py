@@ -10,16 +10,16 @@ import served_home
 from slipstream.config import Home
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     made = Home(tmp_path_factory.mktemp("home"))
     served_home.fill(made)
     return made
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def api(home: Home) -> Iterator[httpx.Client]:
-    """A client of a running server; the tests of a module share both, with users of their own."""
+    """A client of a running server; the tests share both, with users of their own."""
     with served_home.serving(home) as server, httpx.Client(base_url=server.url, timeout=30) as client:
         yield client
 

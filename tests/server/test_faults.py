@@ -68,7 +68,7 @@ def test_an_event_acknowledged_by_one_worker_is_in_the_answer_of_any(fresh_home:
     with served_home.serving(fresh_home, workers=2) as server:
         clients = [httpx.Client(base_url=server.url, timeout=30) for _ in range(6)]  # over both workers
         try:
-            for n in range(30):
+            for n in range(12):
                 writer, item = clients[n % 6], f"f{n}"
                 reply = writer.post("/v1/events", json={"user_id": "roamer", "item_id": item})
                 assert reply.json()["stored"] == 1

@@ -97,11 +97,11 @@ def serve(
     from slipstream.errors import MissingExtra
 
     try:
-        from slipstream.server.process import serve as run
+        from slipstream.server.service import serve as run
     except ModuleNotFoundError as error:
         raise MissingExtra(error.name or "the web server", "serve", "serving") from error
 
-    def announce(line: str) -> None:
-        out.print(line, markup=False)
+    def announce(address: str) -> None:
+        out.print(f"serving on {address}  (API page: {address}/docs; stop with Ctrl-C)", markup=False)
 
     run(workspace(home).home, host=host, port=port, insecure=insecure, workers=workers, announce=announce)

@@ -23,7 +23,11 @@ BLOCK_EVENTS = 1 << 17
 """One block's keys, 1 MiB, stay in a core's cache; larger and smaller blocks were slower."""
 
 SECOND_US = 1_000_000
-WORD_BITS = 63
+WORD_BITS, HALF_WORD_BITS = 63, 31
+
+
+SWEEPS = 8
+"""The index costs about as much as this many sweeps over the events; most logs need fewer rounds."""
 
 
 def order_by_user(user: Ints, users: int) -> tuple[NDArray[np.int64], Ints]:
@@ -60,8 +64,9 @@ def user_blocks(offsets: NDArray[np.int64], events: int = BLOCK_EVENTS) -> Itera
 def grouped_order(*fields: Ints) -> tuple[NDArray[np.int64], Mask]:
     """The stable order by `fields` (not negative; the first counts most), and where a new combination starts.
 
-    Fields that fit one word together with the place are packed and sorted as plain integers (NumPy sorts
-    those with vector instructions, several times faster than an indirect sort); others by lexsort.
+    Fields that fit one word together with the place are packed and sorted as plain integers: NumPy sorts
+    those with vector instructions, several times faster than an indirect sort. Where they do not fit, the
+    last ones are replaced by their rank first, which is never wider than the place.
     """
     count = len(fields[0])
     if not count:
@@ -69,8 +74,9 @@ def grouped_order(*fields: Ints) -> tuple[NDArray[np.int64], Mask]:
     place_bits = (count - 1).bit_length()
     widths = [int(field.max()).bit_length() for field in fields]
     if sum(widths) + place_bits > WORD_BITS:
-        order = np.lexsort(fields[::-1])
-        return order, np.append(True, _any_differs(fields, order))
+        if len(fields) == 1:
+            return grouped_order(fields[0] >> HALF_WORD_BITS, fields[0] & ((1 << HALF_WORD_BITS) - 1))
+        return grouped_order(fields[0], _rank(*fields[1:]))
     key = fields[0].astype(np.int64)
     for field, width in zip(fields[1:], widths[1:], strict=True):
         key <<= width
@@ -83,12 +89,12 @@ def grouped_order(*fields: Ints) -> tuple[NDArray[np.int64], Mask]:
     return key, np.append(True, group[1:] != group[:-1])
 
 
-def _any_differs(fields: tuple[Ints, ...], order: NDArray[np.int64]) -> Mask:
-    differs = np.zeros(len(order) - 1, bool)
-    for field in fields:
-        sorted_field = field[order]
-        differs |= sorted_field[1:] != sorted_field[:-1]
-    return differs
+def _rank(*fields: Ints) -> NDArray[np.int64]:
+    """Equal combinations have equal ranks, and ranks are in the order of the combinations; from 0."""
+    order, starts = grouped_order(*fields)
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.cumsum(starts) - 1
+    return rank
 
 
 def time_order(user: Ints, time_us: NDArray[np.int64]) -> NDArray[np.int64] | None:
@@ -156,10 +162,12 @@ class Core:
 def k_core(
     offsets: NDArray[np.int64], item: Ints, items: int, *, min_user_events: int, min_item_events: int
 ) -> Core:
-    """Take out too-rare users and items until none is left. O(E) per round, by one sweep over the items.
+    """Take out too-rare users and items until none is left. The first rounds sweep over all events, O(E);
+    later ones, which take little, go through an index of each item's events, O(U + I + what goes).
 
     The result does not depend on who goes first: it is the union of all parts that fulfil the minimum.
     """
+    index: tuple[NDArray[np.int64], Ints] | None = None
     stays = np.ones(len(item), bool)
     user_events = np.diff(offsets)
     item_events = _count(item, items)
@@ -176,7 +184,11 @@ def k_core(
         user_events[poor_users] = 0
         item_events -= _count(item[gone], items)
         if poor_items.any():
-            gone = np.flatnonzero(poor_items[item])
+            if rounds > SWEEPS:
+                index = index or order_by_user(item, items)  # the same counting sort, by item
+                gone = index[1][_events_of(index[0], np.flatnonzero(poor_items))]
+            else:
+                gone = np.flatnonzero(poor_items[item])
             gone = gone[stays[gone]]
             stays[gone] = False
             item_events[poor_items] = 0

@@ -107,6 +107,12 @@ def content_id(
     return f"{head:012x}{digest.hex()}"
 
 
+def id_hashes(event_ids: pl.Series) -> NDArray[np.uint64]:
+    """64 bits of every id, to see which came before, [rows]."""
+    digests = (blake2b(name.encode(), digest_size=8).digest() for name in event_ids.to_list())
+    return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
+
+
 def _later(text: str, occurrence: int) -> bytes:
     return blake2b(f"{text}#{occurrence}".encode(), digest_size=10).digest()
 

@@ -11,21 +11,13 @@ from pathlib import Path
 from typing import IO
 
 from slipstream.errors import BadInput, NotThere
+from slipstream.events.chunks import SHOWN_CHARACTERS, Fault, shown
+from slipstream.events.event import Reject
 
+Stream = IO[bytes] | gzip.GzipFile
 BLOCK_BYTES = 1 << 20
-MAX_LINE_BYTES = 1 << 18
-SHOWN_CHARACTERS = 300  # of a bad row
+MAX_LINE_BYTES = 100_000
 _BOM = b"\xef\xbb\xbf"
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A line that is no row: where, why, and how it begins."""
-
-    line: int
-    code: str
-    detail: str
-    row: str
 
 
 @dataclass(frozen=True)
@@ -39,9 +31,17 @@ class Block:
     text: bytes
     overlong: list[tuple[int, int, bytes]] = field(default_factory=list)
 
+    def faults(self) -> list[Fault]:
+        return [overlong(line, size, row) for line, size, row in self.overlong]
+
+
+def overlong(line: int, size: int, row: bytes | str) -> Fault:
+    detail = f"a line of {size:,} bytes, at most {MAX_LINE_BYTES:,} are read"
+    return Fault(line, Reject.FIELD_TOO_LONG, detail, shown(row))
+
 
 @contextmanager
-def reading(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+def reading(path: Path) -> Iterator[tuple[Stream, IO[bytes]]]:
     """(the bytes of the file, unpacked if it is .gz; the file itself, whose position tells the progress)."""
     try:
         file = path.open("rb")
@@ -57,10 +57,12 @@ def reading(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
             with gzip.open(file, "rb") as unpacked:
                 yield unpacked, file
         except (OSError, EOFError, zlib.error) as error:
-            raise BadInput(f"{path} is not a whole gzip file: {error}", hint="fetch the file again") from error
+            raise BadInput(
+                f"{path} is not a whole gzip file: {error}", hint="fetch the file again"
+            ) from error
 
 
-def blocks(stream: IO[bytes], *, size: int = BLOCK_BYTES, limit: int = MAX_LINE_BYTES) -> Iterator[Block]:
+def blocks(stream: Stream, *, size: int = BLOCK_BYTES, limit: int = MAX_LINE_BYTES) -> Iterator[Block]:
     """The file in blocks of about `size` bytes. A line of more than max(size, limit) is passed by unread.
 
     \\r\\n becomes \\n and a byte order mark at the start is dropped. Memory: a few blocks.
@@ -71,8 +73,8 @@ def blocks(stream: IO[bytes], *, size: int = BLOCK_BYTES, limit: int = MAX_LINE_
         cut = rest.rfind(b"\n") + 1
         if not cut and len(rest) > limit:
             length, begin = len(rest), rest[:SHOWN_CHARACTERS]
-            rest, more = _after_line(stream, size)
-            passed.append((line, length + more, begin))
+            rest, passed_by = _after_line(stream, size)
+            passed.append((line, length + passed_by, begin))
             line += 1
             continue
         more = stream.read(size)
@@ -89,7 +91,7 @@ def blocks(stream: IO[bytes], *, size: int = BLOCK_BYTES, limit: int = MAX_LINE_
         yield Block(line, b"", passed)
 
 
-def _after_line(stream: IO[bytes], size: int) -> tuple[bytes, int]:
+def _after_line(stream: Stream, size: int) -> tuple[bytes, int]:
     """What follows the next line end, and how many bytes came before it."""
     length = 0
     while more := stream.read(size):
@@ -98,10 +100,3 @@ def _after_line(stream: IO[bytes], size: int) -> tuple[bytes, int]:
             return more[place + 1 :] or stream.read(size), length + place
         length += len(more)
     return b"", length
-
-
-def shown(row: bytes | str) -> str:
-    """A row as it is shown to people: text, shortened, unreadable bytes marked."""
-    text = row[: 4 * SHOWN_CHARACTERS].decode("utf-8", "replace") if isinstance(row, bytes) else row
-    text = text.rstrip("\r\n")
-    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"

@@ -20,6 +20,7 @@ from slipstream.loop.releasing import Released
 from slipstream.loop.telling import tell_columns, tell_slate, tell_suite
 from slipstream.loop.workspace import Workspace
 from slipstream.recommend.pipeline import Pipeline, Request
+from slipstream.recommend.release import PipelineSettings
 from slipstream.recommend.slate import Slate
 
 MODELS = ("popularity", "item_neighbours", "ease", "bilinear", "transformer", "path_reasoner")
@@ -67,7 +68,7 @@ def run_demo(space: Workspace, data: str = "ml-100k", budget: str = "full") -> S
     _prepare(space)
     _train(space, chosen)
     _evaluate(space, chosen)
-    released = space.release(SERVED)
+    released = space.release(SERVED, pipeline=PipelineSettings(verbs={RATING: "watched", CLICK: "looked at"}))
     shown = _recommend(space, public, released)
     say.heading("7 · release")
     for line in released.lines():

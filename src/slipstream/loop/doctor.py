@@ -16,7 +16,7 @@ from slipstream.errors import SlipstreamError
 PACKAGES = {
     "base": ("numpy", "scipy", "polars", "pydantic", "safetensors", "rapidfuzz"),
     "train": ("torch",),
-    "serve": ("starlette", "uvicorn", "msgspec", "uvloop", "httptools"),
+    "serve": ("uvicorn", "msgspec", "uvloop", "httptools"),
     "graph": ("networkx",),
     "frames": ("pandas", "pyarrow"),
 }

@@ -57,6 +57,7 @@ def make_release(
     model: str | None,
     name: str | None,
     rules: Rules | None,
+    pipeline: PipelineSettings | None,
     go_live: bool,
     narrator: Narrator,
 ) -> Released:
@@ -87,7 +88,7 @@ def make_release(
         graph=open_graph(home, snapshot),
         metrics={"validation_ndcg@10": trained.get(chosen, {}).get("validation_ndcg")},
         rules=rules or read_rules(home.root),
-        settings=PipelineSettings(),
+        settings=pipeline or PipelineSettings(),
         created_us=created_us,
     )
     if go_live:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from slipstream.loop.preparing import Prepared
     from slipstream.loop.releasing import Released
     from slipstream.recommend.pipeline import Pipeline
+    from slipstream.recommend.release import PipelineSettings
     from slipstream.recommend.slate import Slate
 
 Source = str | Path | Any
@@ -147,13 +148,22 @@ class Workspace:
     # release, recommend
 
     def release(
-        self, model: str | None = None, *, name: str | None = None, rules: Rules | None = None, promote: bool = True
+        self,
+        model: str | None = None,
+        *,
+        name: str | None = None,
+        rules: Rules | None = None,
+        pipeline: PipelineSettings | None = None,
+        promote: bool = True,
     ) -> Released:
-        """Put everything a server needs into one folder; by default the best trained model, and go live."""
+        """Put everything a server needs into one folder; by default the best trained model, and go live.
+
+        pipeline: the language and the words of reasons, how many of each kind, and more.
+        """
         from slipstream.loop.releasing import make_release
 
         with writing_home(self.home, "release"):
-            return make_release(self.home, model, name, rules, promote, self.narrator)
+            return make_release(self.home, model, name, rules, pipeline, promote, self.narrator)
 
     def pipeline(self) -> Pipeline:
         """The live release, opened: the object that the server serves."""

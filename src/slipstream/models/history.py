@@ -83,3 +83,26 @@ def silence_unknown(
     met[queries.rows()[known_events(queries, known)]] = True
     scores[~met] = np.nan
     return scores
+
+
+def keep_largest(matrix: sp.csr_matrix, limit: int) -> sp.csr_matrix:
+    """The `limit` largest values of each row; ties keep the lower column. O(nnz)."""
+    counts = np.diff(matrix.indptr)
+    if not len(counts) or counts.max() <= limit:
+        return matrix
+    matrix.sort_indices()
+    keep = np.ones(matrix.nnz, bool)
+    for row in np.flatnonzero(counts > limit):
+        start, stop = matrix.indptr[row], matrix.indptr[row + 1]
+        keep[start:stop] = _largest(matrix.data[start:stop], limit)
+    row_of = np.repeat(np.arange(matrix.shape[0]), counts)
+    return sp.csr_matrix((matrix.data[keep], (row_of[keep], matrix.indices[keep])), shape=matrix.shape)
+
+
+def _largest(values: NDArray[np.float32], limit: int) -> NDArray[np.bool_]:
+    """True at the `limit` largest; of equal values at the edge the first ones."""
+    edge = np.partition(values, len(values) - limit)[len(values) - limit]
+    chosen = values > edge
+    level = np.flatnonzero(values == edge)
+    chosen[level[: limit - int(chosen.sum())]] = True
+    return chosen

@@ -29,7 +29,7 @@ from slipstream.artifacts import Artifact, ArtifactWriter
 from slipstream.config import Settings
 from slipstream.dataset.queries import Queries
 from slipstream.dataset.snapshot import Snapshot
-from slipstream.models.history import Memory, event_weights, history_matrix, silence_unknown
+from slipstream.models.history import Memory, event_weights, history_matrix, keep_largest, silence_unknown
 from slipstream.models.recommender import FitContext, FitReport, ScoreMatrix, TrainingData
 from slipstream.models.validation import sample_holdout, validation_ndcg
 
@@ -229,29 +229,6 @@ def _pairs_in_order(train: Snapshot, settings: ItemNeighboursSettings) -> sp.csr
         weight = np.full(int(same.sum()), distance**-settings.distance_power, np.float32)
         total = total + sp.csr_matrix((weight, (item[:-distance][same], item[distance:][same])), shape=shape)
     return total.astype(np.float32)
-
-
-def keep_largest(matrix: sp.csr_matrix, limit: int) -> sp.csr_matrix:
-    """The `limit` largest values of each row; ties keep the lower column. O(nnz)."""
-    counts = np.diff(matrix.indptr)
-    if not len(counts) or counts.max() <= limit:
-        return matrix
-    matrix.sort_indices()
-    keep = np.ones(matrix.nnz, bool)
-    for row in np.flatnonzero(counts > limit):
-        start, stop = matrix.indptr[row], matrix.indptr[row + 1]
-        keep[start:stop] = _largest(matrix.data[start:stop], limit)
-    row_of = np.repeat(np.arange(matrix.shape[0]), counts)
-    return sp.csr_matrix((matrix.data[keep], (row_of[keep], matrix.indices[keep])), shape=matrix.shape)
-
-
-def _largest(values: NDArray[np.float32], limit: int) -> NDArray[np.bool_]:
-    """True at the `limit` largest; of equal values at the edge the first ones."""
-    edge = np.partition(values, len(values) - limit)[len(values) - limit]
-    chosen = values > edge
-    level = np.flatnonzero(values == edge)
-    chosen[level[: limit - int(chosen.sum())]] = True
-    return chosen
 
 
 MODEL = ItemNeighbours
