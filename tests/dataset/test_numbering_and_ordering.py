@@ -61,6 +61,9 @@ def test_the_table_grows_and_old_numbers_stay(textual: bool) -> None:
             assert seen.setdefault(i, n) == n
     assert sorted(seen.values()) == list(range(len(numbering)))
     assert {int(text): n for n, text in enumerate(numbering.ids())} == seen
+    texts, numbers = numbering.in_text_order()
+    assert texts.to_list() == sorted(numbering.ids())
+    assert numbering.ids().gather(numbers).to_list() == texts.to_list()
 
 
 def test_ids_of_two_natures_and_the_one_reserved_number_are_refused() -> None:

@@ -31,6 +31,7 @@ def test_foreign_slates_and_their_faults(club: Path) -> None:
     )
     trial = evaluate_slates(club, "loo", frame.sample(fraction=1.0, shuffle=True, seed=1), name="oracle")
     assert trial.faults == {"seen": 1, "repeats": 1, "unknown": 1, "users_without_list": 1}
+    assert trial.scores.users_without_list == 1  # the others have short lists
     assert trial.metrics["HR@10"] == pytest.approx(59 / 60)
     assert trial.metrics["MRR@10"] == pytest.approx((58 + 1 / 3) / 60)
     assert trial.to_json()["faults"]["seen"] == 1

@@ -73,3 +73,15 @@ def test_all_views_as_the_goal_change_nothing(club: Path) -> None:
         assert arena.board.targets_sha256 == whole.board.targets_sha256
         np.testing.assert_array_equal(arena.board.test.queries.item, whole.board.test.queries.item)
         np.testing.assert_array_equal(arena.board.test.target, whole.board.test.target)
+
+
+def test_looking_again_at_what_was_bought_is_no_purchase(tmp_path: Path) -> None:
+    rows = [("u1", "a", "purchase"), ("u1", "b", "view"), ("u1", "c", "view"), ("u1", "a", "view")]
+    rows += [("u2", "b", "view"), ("u2", "c", "view"), ("u2", "a", "purchase")]
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "kind"], orient="row")
+    folder = write_folder(tmp_path / "shop", frame.with_row_index("timestamp", offset=1))
+    (arena,) = open_arenas(folder, ["loo"], goal="purchase")
+    board = arena.board
+    assert board.past.users.texts(board.test.queries.user) == ["u2"]
+    assert board.past.items.texts(board.test.targets(0)) == ["a"]
+    assert board.validation is None  # both had looked only

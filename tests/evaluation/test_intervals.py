@@ -43,6 +43,11 @@ def test_the_weights_are_whole_draws_of_all_users() -> None:
     assert means.std() > 0
 
 
+def test_every_user_is_drawn_as_often_as_any_other() -> None:
+    draws = resampled_means(np.eye(4), resamples=4000, seed=1).mean(axis=0)
+    np.testing.assert_allclose(draws, 0.25, atol=0.02)
+
+
 def test_chunks_do_not_change_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(3).random((50, 2))
     whole = resampled_means(values, resamples=64, seed=5)
@@ -70,7 +75,7 @@ def test_pairing_sees_a_small_difference_that_separate_intervals_hide() -> None:
     assert (swapped.low, swapped.high) == pytest.approx((-paired.high, -paired.low))
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
 def test_bounds_stay_within_the_values(values: list[float]) -> None:
     got = bootstrap_interval(np.array(values), resamples=50)

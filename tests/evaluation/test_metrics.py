@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -88,6 +88,7 @@ def test_the_literature_variant_forgives_missed_targets() -> None:
     assert ndcg(hits, 10)[0] == pytest.approx(1 / (1 + 1 / math.log2(3) + 0.5))
 
 
+@settings(deadline=None)
 @given(st.lists(one_query, min_size=1, max_size=6), st.integers(1, 9), st.integers(1, 8))
 def test_fast_equals_slow(cases: list[tuple[list[int], list[int]]], k: int, width: int) -> None:
     got, wanted = [case[0][:width] for case in cases], [case[1] for case in cases]
@@ -97,6 +98,7 @@ def test_fast_equals_slow(cases: list[tuple[list[int], list[int]]], k: int, widt
         np.testing.assert_allclose(values[f"{name}@{k}"], expected, atol=1e-12)
 
 
+@settings(deadline=None)
 @given(st.lists(items, max_size=8), st.lists(items, min_size=1, max_size=6, unique=True), st.integers(1, 9))
 def test_a_repeated_item_counts_once(got: list[int], wanted: list[int], k: int) -> None:
     values = accuracy(lists_of([got], 8), holdout_of([wanted]), [k], ALL)
@@ -105,6 +107,7 @@ def test_a_repeated_item_counts_once(got: list[int], wanted: list[int], k: int) 
         assert 0 <= values[f"{name}@{k}"][0] <= 1 + 1e-12
 
 
+@settings(deadline=None)
 @given(one_query, st.integers(1, 8))
 def test_bounds_and_order_of_the_metrics(case: tuple[list[int], list[int]], k: int) -> None:
     values = {
@@ -116,6 +119,7 @@ def test_bounds_and_order_of_the_metrics(case: tuple[list[int], list[int]], k: i
     assert (values[f"NDCG@{k}"] > 0) == (values[f"HR@{k}"] == 1)
 
 
+@settings(deadline=None)
 @given(one_query)
 def test_more_places_never_lose_hits(case: tuple[list[int], list[int]]) -> None:
     values = accuracy(lists_of([case[0]], 8), holdout_of([case[1]]), range(1, 9))
@@ -124,6 +128,7 @@ def test_more_places_never_lose_hits(case: tuple[list[int], list[int]]) -> None:
         assert grown == sorted(grown)
 
 
+@settings(deadline=None)
 @given(st.lists(items, min_size=1, max_size=8, unique=True), st.integers(1, 8))
 def test_the_ideal_list_scores_one(wanted: list[int], k: int) -> None:
     values = accuracy(lists_of([wanted], 8), holdout_of([wanted]), [k], ALL)
@@ -131,6 +136,7 @@ def test_the_ideal_list_scores_one(wanted: list[int], k: int) -> None:
     assert values[f"LiteratureNDCG@{k}"][0] == pytest.approx(1)
 
 
+@settings(deadline=None)
 @given(st.lists(one_query, min_size=2, max_size=6), st.randoms())
 def test_the_order_of_queries_does_not_matter(
     cases: list[tuple[list[int], list[int]]], random: object
@@ -143,6 +149,7 @@ def test_the_order_of_queries_does_not_matter(
         np.testing.assert_array_equal(values[order], shuffled[name])
 
 
+@settings(deadline=None)
 @given(one_query, st.permutations(range(ITEMS)))
 def test_renaming_the_items_changes_nothing(case: tuple[list[int], list[int]], names: list[int]) -> None:
     renamed = [[names[i] for i in part] for part in case]
@@ -187,6 +194,7 @@ def test_beyond_accuracy_by_hand() -> None:
     assert coverage(empty, 2, 0) == 0
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(items, min_size=1, max_size=5, unique=True), min_size=1, max_size=6))
 def test_gini_equals_the_mean_difference(lists: list[list[int]]) -> None:
     shown = np.bincount([i for row in lists for i in row], minlength=ITEMS).astype(float)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from club_world import Follower, interactions, write_folder
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slipstream.errors import UsageError
@@ -203,6 +203,7 @@ def test_curves_leave_out_what_is_no_measure() -> None:
     assert curve_panels([{"loss": float("nan")}, {"loss": 1.0}, {"loss": 2.0}]) != []
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1e5, 1e5), min_size=2, max_size=20))
 def test_a_line_stays_inside_its_picture(ys: list[float]) -> None:
     svg = line_svg([(float(x), y) for x, y in enumerate(ys)], title="t", along="step")
@@ -213,6 +214,7 @@ def test_a_line_stays_inside_its_picture(ys: list[float]) -> None:
         assert 0 <= y <= 160
 
 
+@settings(deadline=None)
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
 def test_ticks_are_few_and_hold_the_range(low: float, width: float) -> None:
     ticks = ticks_between(low, low + width)

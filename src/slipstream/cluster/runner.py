@@ -21,7 +21,7 @@ _LOOK_EVERY_S = 0.2
 
 
 class TaskFailed(Unavailable):
-    """A task of a run failed; the message names it."""
+    """The process of a task died; the message names the task."""
 
     code = "task-failed"
 
@@ -51,7 +51,7 @@ class Sequential:
             try:
                 results.append(task.function(**task.arguments))
             except Exception as error:
-                raise _named(task, error) from error
+                raise _named(task, error) from None
         progress(len(tasks), len(tasks), "")
         return results
 
@@ -92,15 +92,16 @@ def _results(futures: Sequence[Future[Any]], tasks: Sequence[Task]) -> list[Any]
     for task, future in zip(tasks, futures, strict=True):
         error = None if future.cancelled() else future.exception()
         if error is not None:
-            raise _named(task, error) from error
+            raise _named(task, error)
     return [future.result() for future in futures]
 
 
 def _named(task: Task, error: BaseException) -> BaseException:
-    """Our own errors pass with their hint; a crash of the process or a bug is told with the task's name."""
+    """The error with the name of its task: in the message of our own, as a note on a bug's."""
     if isinstance(error, SlipstreamError):
         error.message = f"{task.name}: {error.message}"
         return error
     if isinstance(error, BrokenProcessPool):
         return TaskFailed(f"{task.name}: its process died", hint="was it killed, or out of memory?")
-    return TaskFailed(f"{task.name}: {type(error).__name__}: {error}")
+    error.add_note(f"in the task {task.name!r}")
+    return error

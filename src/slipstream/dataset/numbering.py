@@ -22,6 +22,7 @@ _ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: multiplying by an o
 _SHIFT = np.uint64(1 << 63)
 _EMPTY = np.uint64(0)
 _FREE, _FIRST_SIZE_LOG2, _GROWTH_LOG2 = -1, 12, 2
+_PIECE = 1 << 17
 
 
 class Numbering:
@@ -57,6 +58,19 @@ class Numbering:
         if not self._found:
             return pl.Series("id", [], pl.String)
         return pl.concat(self._found).cast(pl.String).alias("id")
+
+    def in_text_order(self) -> tuple[pl.Series, NDArray[np.int32]]:
+        """The ids sorted as text (whole numbers too), and the number of each, [I].
+
+        Sorting texts and looking their numbers up takes a fourth of the time of a sort with an index.
+        """
+        texts = self.ids().sort()
+        column = texts if self._textual else texts.cast(pl.Int64)
+        numbers = np.empty(len(texts), np.int32)
+        for start in range(0, len(texts), _PIECE):
+            key, check = self._hash(column.slice(start, _PIECE))
+            numbers[start : start + _PIECE] = self._number[self._place(key, check)]
+        return texts, numbers
 
     def _hash(self, column: pl.Series) -> tuple[Keys, Keys | None]:
         textual = column.dtype == pl.String

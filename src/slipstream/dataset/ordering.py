@@ -186,7 +186,7 @@ def k_core(
         if poor_items.any():
             if rounds > SWEEPS:
                 index = index or order_by_user(item, items)  # the same counting sort, by item
-                gone = index[1][_events_of(index[0], np.flatnonzero(poor_items))]
+                gone = index[1][_events_of(index[0], np.flatnonzero(poor_items))].astype(np.int64)
             else:
                 gone = np.flatnonzero(poor_items[item])
             gone = gone[stays[gone]]

@@ -185,6 +185,7 @@ def _arrange(log: _Log, rules: CleaningRules, report: CleaningReport, progress: 
     item_ids, item = _in_sorted_order(log.items, log.parts.pop("item"))
     columns: dict[str, NDArray[Any]] = {"item": gather(item, order)}
     del item
+    log.users = log.items = Numbering()  # their tables are not needed any more
     for name in ("time_us", "value", "kind"):
         if (values := log.take(name)) is not None:
             columns[name] = gather(values, order)
@@ -200,8 +201,7 @@ def _in_sorted_order(
     numbering: Numbering, parts: list[NDArray[np.int32]]
 ) -> tuple[pl.Series, NDArray[np.int32]]:
     """The ids sorted as text, and the events' numbers in that order."""
-    ids = numbering.ids()
-    order = ids.arg_sort().to_numpy()
+    ids, order = numbering.in_text_order()
     rank = np.empty(len(ids), np.int32)
     rank[order] = np.arange(len(ids), dtype=np.int32)
     numbers = np.empty(sum(map(len, parts)), np.int32)
@@ -210,7 +210,7 @@ def _in_sorted_order(
         part = parts.pop(0)
         start, end = end, end + len(part)
         np.take(rank, part, out=numbers[start:end], mode="clip")
-    return ids.gather(order), numbers
+    return ids, numbers
 
 
 def _sort_and_deduplicate(

@@ -98,7 +98,10 @@ def _with_sides(
 
 
 def linked_graph(folder: DataFolder, snapshot: Snapshot) -> LinkedGraph | None:
-    """The folder's knowledge graph joined with the items and users of a snapshot, or None without one."""
+    """The folder's knowledge graph joined with the items of a snapshot, or None without one.
+
+    The public form of a folder links items only; a caller who has user entities too hands in a GraphMaker.
+    """
     if folder.kg is None or folder.item_links is None:
         return None
     return join(build([triple_facts(folder.kg)]).graph, folder.item_links, snapshot.items)

@@ -105,12 +105,11 @@ def map_columns(where: str, names: Sequence[str], choice: ColumnChoice) -> Colum
     for role in ("user", "item"):
         if role not in found:
             raise BadInput(
-                f"{where}: no column looks like the {role}", hint=f"name it: --{role} COLUMN; {_listed(names)}"
+                f"{where}: no column looks like the {role}",
+                hint=f"name it: --{role} COLUMN; {_listed(names)}",
             )
     if found["user"] == found["item"]:
-        raise BadInput(
-            f"{where}: column {found['user']!r} cannot be both user and item", hint=_listed(names)
-        )
+        raise BadInput(f"{where}: column {found['user']!r} cannot be both user and item", hint=_listed(names))
     return ColumnMap(found, frozenset(guessed), choice)
 
 

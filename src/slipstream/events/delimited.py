@@ -62,7 +62,7 @@ def read_head(where: str, start: bytes, form: DelimitedForm) -> Head:
     lines = [line.removesuffix("\r") for line in lines if line.strip("\r")]
     if not lines:
         raise BadInput(f"{where} is empty")
-    separator = form.separator or _separator(where, lines)
+    separator = form.separator or _separator(lines)
     quotes = form.quotes if form.quotes is not None else separator in (",", ";", "|")
     found = DelimitedForm(separator, form.has_header, quotes)
     fields = _fields(lines[0], found)
@@ -76,8 +76,8 @@ def read_head(where: str, start: bytes, form: DelimitedForm) -> Head:
     return Head(found, names, types, first)
 
 
-def _separator(where: str, lines: Sequence[str]) -> str:
-    """The first candidate that is in the first line and equally often in most of the next ones."""
+def _separator(lines: Sequence[str]) -> str:
+    """The candidate that is in the first line and equally often in most of the next; a comma if none is."""
     sample = lines[:20]
     scores = []
     for candidate in _SEPARATORS:
@@ -85,11 +85,7 @@ def _separator(where: str, lines: Sequence[str]) -> str:
         same = sum(count == counts[0] for count in counts)
         scores.append((counts[0] > 0, same, counts[0] > 1))
     best = max(range(len(_SEPARATORS)), key=lambda place: (scores[place], -place))
-    if not scores[best][0]:
-        raise BadInput(
-            f"no separator found in the first line: {lines[0][:100]!r}", hint="fields need , ; | tab or ::"
-        )
-    return _SEPARATORS[best]
+    return _SEPARATORS[best] if scores[best][0] else ","
 
 
 def _fields(line: str, form: DelimitedForm) -> list[str]:
@@ -115,9 +111,10 @@ def _typed_names(fields: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return names, types
 
 
-def read_rows(stream: Stream, head: Head) -> Iterator[Chunk]:
-    """The rows after the header, in chunks of about a megabyte."""
-    reader = _Quoted(head)
+def read_rows(stream: Stream, head: Head, wanted: Sequence[str] | None = None) -> Iterator[Chunk]:
+    """The rows after the header, in chunks of about a megabyte; all columns, or the wanted ones."""
+    chosen = [place for place, name in enumerate(head.names) if wanted is None or name in wanted]
+    reader = _Quoted(head, chosen)
     skip = bool(head.form.has_header)
     for block in blocks(stream):
         if skip:
@@ -125,7 +122,7 @@ def read_rows(stream: Stream, head: Head) -> Iterator[Chunk]:
         if head.form.quotes and (reader.waiting or b'"' in block.text):
             yield reader.read(block)
         else:
-            yield _plain(block, head)
+            yield _plain(block, head, chosen)
     if reader.waiting:
         yield reader.finish()
 
@@ -137,7 +134,7 @@ def _without_header(block: Block) -> Block:
     return Block(block.first + passed, block.text[place:], block.overlong)
 
 
-def _plain(block: Block, head: Head) -> Chunk:
+def _plain(block: Block, head: Head, chosen: list[int]) -> Chunk:
     """A block without quotes: counted and parsed as a whole."""
     mark = _UNIT if head.separator == "::" else head.separator
     whole = block.text.replace(b"::", _UNIT.encode()) if head.separator == "::" else block.text
@@ -164,7 +161,7 @@ def _plain(block: Block, head: Head) -> Chunk:
     if not good.all():
         whole = letters[np.repeat(good, ends - starts + 1)].tobytes()
     rows = np.flatnonzero(good)
-    frame = _parse(whole, mark, head.names, len(rows))
+    frame = _parse(whole, mark, head.names, chosen, len(rows))
     return Chunk(frame, rows + block.first, _Lines(texts.text, starts[rows], ends[rows]), faults)
 
 
@@ -197,16 +194,19 @@ def _is_utf8(line: bytes) -> bool:
     return True
 
 
-def _parse(text: bytes, separator: str, names: Sequence[str], rows: int) -> pl.DataFrame:
+def _parse(text: bytes, separator: str, names: Sequence[str], chosen: list[int], rows: int) -> pl.DataFrame:
     schema = dict.fromkeys(names, pl.String())
+    wanted = [names[place] for place in chosen]
     if not rows:
-        return pl.DataFrame(schema=schema)
-    frame = pl.read_csv(text, has_header=False, separator=separator, quote_char=None, schema=schema)
+        return pl.DataFrame(schema=schema).select(wanted)
+    frame = pl.read_csv(
+        text, has_header=False, separator=separator, quote_char=None, schema=schema, columns=chosen
+    )
     if frame.height == rows:
         return frame
     # The library sees line ends where we see none; then its counting is not ours.
     cells = [[cell or None for cell in line.split(separator)] for line in text.decode().split("\n")[:-1]]
-    return pl.DataFrame(cells, schema=schema, orient="row")
+    return pl.DataFrame(cells, schema=schema, orient="row").select(wanted)
 
 
 def _field_count(line: int, fields: int, head: Head, row: bytes | str) -> Fault:
@@ -216,8 +216,8 @@ def _field_count(line: int, fields: int, head: Head, row: bytes | str) -> Fault:
 class _Quoted:
     """Reads lines where fields may be quoted. A record that does not end within the bound costs one line."""
 
-    def __init__(self, head: Head) -> None:
-        self._head = head
+    def __init__(self, head: Head, chosen: list[int]) -> None:
+        self._head, self._chosen = head, chosen
         self._rows: list[tuple[int, list[str], str]] = []
         self._faults: list[Fault] = []
         self._open: list[tuple[int, str]] = []  # lines of a record whose quotes are still open
@@ -244,12 +244,11 @@ class _Quoted:
         return self._chunk()
 
     def _chunk(self) -> Chunk:
-        columns = list(zip(*(fields for _, fields, _ in self._rows), strict=True)) or [()] * len(
-            self._head.names
-        )
         series = [
-            pl.Series(name, [text or None for text in column], pl.String)
-            for name, column in zip(self._head.names, columns, strict=True)
+            pl.Series(
+                self._head.names[place], [fields[place] or None for _, fields, _ in self._rows], pl.String
+            )
+            for place in self._chosen
         ]
         lines = np.array([line for line, _, _ in self._rows], np.int64)
         return Chunk(pl.DataFrame(series), lines, [text for _, _, text in self._rows], self._faults)

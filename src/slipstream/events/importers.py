@@ -25,13 +25,14 @@ from slipstream.config import Progress, silent
 from slipstream.errors import BadInput
 from slipstream.events.chunks import Chunk
 from slipstream.events.columns import ColumnChoice, ColumnMap, map_columns
+from slipstream.events.delimited import DelimitedForm
 from slipstream.events.event import EventBatch, Reject, counts_text, named
 from slipstream.events.frames import frame_names, read_frame_rows, row_count, to_polars
 from slipstream.events.identity import Occurrences, SeenHashes, id_hashes
 from slipstream.events.rejects import RejectsFile
 from slipstream.events.shaping import shape
 from slipstream.events.store import EventStore
-from slipstream.events.tables import DelimitedForm, Table, open_table, read_table, write_parquet
+from slipstream.events.tables import Table, open_table, read_table, write_parquet
 from slipstream.events.times import time_text
 
 __all__ = [
@@ -131,7 +132,7 @@ def ingest_frame(
 def _frame_table(frame: Any, name: str) -> Table:
     lazy = to_polars(frame)
     names = frame_names(lazy)
-    find = partial(map_columns, names)
+    find = partial(map_columns, name, names)
     return Table(
         name, f"a table of {len(names)} columns", row_count(lazy), find, partial(read_frame_rows, lazy)
     )
@@ -177,7 +178,7 @@ def _ingest(
     try:
         for chunk in table.rows(_wanted(found)):
             loader.take(chunk)
-            progress(table.position(), table.size, f"{loader.rows:,} rows")
+            progress(table.position() if table.position else loader.rows, table.size, f"{loader.rows:,} rows")
     finally:
         bad.close()
     if not loader.stored + loader.repeated:

@@ -17,7 +17,7 @@ from slipstream.events.lines import MAX_LINE_BYTES, Block, Stream, blocks, overl
 _SAMPLE = 1_000  # objects whose keys make the columns
 
 
-def json_names(start: bytes) -> list[str]:
+def json_names(where: str, start: bytes) -> list[str]:
     """The keys of the first objects, in order of appearance."""
     names: dict[str, None] = {}
     for line in start.removeprefix(b"\xef\xbb\xbf").split(b"\n")[:_SAMPLE]:
@@ -28,7 +28,7 @@ def json_names(start: bytes) -> list[str]:
         if isinstance(row, dict):
             names.update(dict.fromkeys(map(str, row)))
     if not names:
-        raise BadInput("no line at the beginning of the file is a JSON object")
+        raise BadInput(f"{where}: no line at its beginning is a JSON object")
     return list(names)
 
 

@@ -36,8 +36,8 @@ def shape(chunk: Chunk, found: ColumnMap, now_us: int | None) -> tuple[Shaped, l
     }
     frame = completed(pl.DataFrame(columns))
     judged = judge(frame, now_us=now_us)
-    for role, code in (("time", Reject.BAD_TIME), ("value", Reject.BAD_VALUE)):
-        judged = _unreadable(judged, raw, frame, found, role, code)  # type: ignore[arg-type]
+    judged = _unreadable(judged, raw, frame["time_us"], found, "time", Reject.BAD_TIME)
+    judged = _unreadable(judged, raw, frame["value"], found, "value", Reject.BAD_VALUE)
     good = judged["code"].is_null()
     if good.all():
         return Shaped(frame, np.arange(frame.height)), []
@@ -56,15 +56,25 @@ def _texts(raw: pl.DataFrame, found: ColumnMap, role: Role, *, empty_is_null: bo
     if column is None:
         return pl.Series([None] * raw.height, dtype=pl.String)
     if column.dtype.is_float():
-        whole = column.cast(pl.Int64, strict=False)
-        same = (column == whole.cast(column.dtype)).fill_null(False)
-        known = column.set(column.is_nan().fill_null(False), None)
-        column = known.cast(pl.String).zip_with(~same, whole.cast(pl.String))
+        column = _whole_numbers(column)
     try:
         text = column.cast(pl.String)
     except pl.exceptions.PolarsError as error:
         raise BadInput(f"column {column.name!r} holds {column.dtype}, not an id") from error
-    return text.set(text == "", None) if empty_is_null else text
+    return text.replace("", None) if empty_is_null else text
+
+
+def _whole_numbers(column: pl.Series) -> pl.Series:
+    """Floats as text, 7.0 as "7": pandas turns whole ids into floats where one is missing."""
+    x = pl.col("x")
+    whole = x.cast(pl.Int64, strict=False)
+    text = (
+        pl.when(x == whole.cast(pl.Float64))
+        .then(whole.cast(pl.String))
+        .when(x.is_not_nan())
+        .then(x.cast(pl.String))
+    )
+    return column.cast(pl.Float64).to_frame("x").select(text).to_series().alias(column.name)
 
 
 def _numbers(raw: pl.DataFrame, found: ColumnMap) -> pl.Series:
@@ -87,23 +97,24 @@ def _times(raw: pl.DataFrame, found: ColumnMap) -> pl.Series:
 
 
 def _unreadable(
-    judged: pl.DataFrame, raw: pl.DataFrame, frame: pl.DataFrame, found: ColumnMap, role: Role, code: Reject
+    judged: pl.DataFrame, raw: pl.DataFrame, result: pl.Series, found: ColumnMap, role: Role, code: Reject
 ) -> pl.DataFrame:
     """Mark rows where a cell gave nothing: any such time, and a value that was not empty."""
     column = _column(raw, found, role)
     if column is None:
         return judged
-    result = frame["time_us" if role == "time" else "value"]
     empty = column.is_null() | (column == "" if column.dtype == pl.String else False)
     fault = result.is_null() & (~empty if role == "value" else True)
     if not fault.any():
         return judged
-    shown = pl.Series(column.name, [f"{str(cell)[:80]!r}" for cell in column.filter(fault)], pl.String)
-    places = fault.arg_true()
     what = "a time" if role == "time" else "a number"
-    details = pl.Series([None] * raw.height, dtype=pl.String).scatter(places, "not " + what + ": " + shown)
-    details = details.set(empty & fault, f"the {role} is empty")
-    return judged.with_columns(
-        code=pl.when(pl.col("code").is_null() & fault).then(pl.lit(str(code))).otherwise("code"),
-        detail=pl.when(pl.col("code").is_null() & fault).then(details).otherwise("detail"),
+    details: list[str | None] = [None] * raw.height
+    for row in fault.arg_true().to_list():
+        details[row] = f"the {role} is empty" if empty[row] else f"not {what}: {str(column[row])[:80]!r}"
+    marked = pl.Series("own", details, pl.String)
+    judged = judged.with_columns(marked)
+    mine = pl.col("code").is_null() & pl.col("own").is_not_null()
+    return judged.select(
+        code=pl.when(mine).then(pl.lit(str(code))).otherwise("code"),
+        detail=pl.when(mine).then("own").otherwise("detail"),
     )

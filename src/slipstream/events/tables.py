@@ -30,14 +30,17 @@ _PARQUET = (".parquet", ".pq")
 
 @dataclass(frozen=True)
 class Table:
-    """An open table. `find` tells which column is what, `rows` reads the wanted columns once, in order."""
+    """An open table. `find` tells which column is what, `rows` reads the wanted columns once, in order.
+
+    size: bytes where `position` tells how many were read, else rows.
+    """
 
     name: str
     form: str
     size: int
     find: Callable[[ColumnChoice], ColumnMap]
     rows: Callable[[Sequence[str]], Iterator[Chunk]]
-    position: Callable[[], int] = lambda: 0
+    position: Callable[[], int] | None = None
 
 
 @contextmanager
@@ -50,29 +53,19 @@ def open_table(path: Path, form: DelimitedForm) -> Iterator[Table]:
         start = stream.read(HEAD_BYTES)
         stream.seek(0)
         size = path.stat().st_size
-        name = path.name
-        try:
-            if _is_json(path, start):
-                names = json_names(start)
-                find = partial(map_columns, names)
-                rows: Callable[[Sequence[str]], Iterator[Chunk]] = partial(read_json_rows, stream)
-                yield Table(name, "JSON lines", size, find, rows, file.tell)
-            else:
-                head = read_head(start, form)
-                find = partial(_find, head)
-                yield Table(
-                    name, _described(head), size, find, lambda wanted: read_rows(stream, head), file.tell
-                )
-        except BadInput as error:
-            error.args = (f"{name}: {error.message}",) if name not in error.message else error.args
-            error.message = str(error)
-            raise
+        if _is_json(path, start):
+            find = partial(map_columns, path.name, json_names(path.name, start))
+            yield Table(path.name, "JSON lines", size, find, partial(read_json_rows, stream), file.tell)
+        else:
+            head = read_head(path.name, start, form)
+            find = partial(_find, path.name, head)
+            yield Table(path.name, _described(head), size, find, partial(read_rows, stream, head), file.tell)
 
 
-def _find(head: Head, choice: ColumnChoice) -> ColumnMap:
+def _find(where: str, head: Head, choice: ColumnChoice) -> ColumnMap:
     if head.form.has_header:
-        return map_columns(head.names, choice)
-    return map_headerless(head.first, choice)
+        return map_columns(where, head.names, choice)
+    return map_headerless(where, head.first, choice)
 
 
 def _is_json(path: Path, start: bytes) -> bool:
@@ -91,16 +84,19 @@ def _described(head: Head) -> str:
 def _parquet(path: Path) -> Table:
     table = scan_parquet(path)
     names, rows = frame_names(table), row_count(table)
-    find = partial(map_columns, names)
+    find = partial(map_columns, path.name, names)
     return Table(path.name, f"Parquet, {len(names)} columns", rows, find, partial(read_frame_rows, table))
 
 
-def read_table(file: Path, *, rejects: Path | None = None, form: DelimitedForm | None = None) -> pl.DataFrame:
+def read_table(
+    file: Path, *, rejects: Path | None = None, form: DelimitedForm | None = None, lists: bool = True
+) -> pl.DataFrame:
     """A whole table of items, people or triples, in memory.
 
     Parquet and JSON lines keep their types. Text tables give strings, an empty cell null; columns that a
-    RecBole header types `float` become numbers and `token_seq` and `float_seq` lists, split at blanks.
-    A line that is no row raises BadInput, or goes to a file in the folder `rejects` if one is given.
+    RecBole header types `float` become numbers and `token_seq` and `float_seq` lists, split at blanks. The
+    first line is the header unless `form` says otherwise. A line that is no row raises BadInput, or goes to
+    a file in the folder `rejects` if one is given. With `lists` off, list columns stay text.
     """
     path = Path(file)
     if path.suffix.lower() in _PARQUET:
@@ -110,9 +106,9 @@ def read_table(file: Path, *, rejects: Path | None = None, form: DelimitedForm |
         stream.seek(0)
         if _is_json(path, start):
             return _read_json(path, stream.read())
-        head = read_head(start, form or DelimitedForm())
+        head = read_head(path.name, start, form or DelimitedForm(has_header=True))
         bad = RejectsFile(rejects, path.name, str(path.resolve())) if rejects else None
-        parts = []
+        parts: list[pl.DataFrame] = []
         try:
             for chunk in read_rows(stream, head):
                 parts.append(chunk.frame)
@@ -127,7 +123,8 @@ def read_table(file: Path, *, rejects: Path | None = None, form: DelimitedForm |
             if bad is not None:
                 bad.close()
     frame = pl.concat(parts) if parts else pl.DataFrame(schema=dict.fromkeys(head.names, pl.String()))
-    return frame.with_columns(_typed(name, kind) for name, kind in head.types.items())
+    kinds = {name: kind for name, kind in head.types.items() if lists or not kind.endswith("_seq")}
+    return frame.with_columns(_typed(name, kind) for name, kind in kinds.items())
 
 
 def _read_json(path: Path, content: bytes) -> pl.DataFrame:
@@ -152,7 +149,8 @@ def write_parquet(path: Path, chunks: Iterable[pl.DataFrame]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        parts, rows = [], 0
+        parts: list[Path] = []
+        rows = 0
         for chunk in chunks:
             part = folder / f"{len(parts)}.parquet"
             chunk.write_parquet(part, compression="lz4")

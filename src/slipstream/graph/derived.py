@@ -20,11 +20,13 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse as sp
 from numpy.typing import NDArray
+from pydantic import Field
 
 from slipstream.config import Progress, Settings, silent
 from slipstream.dataset.snapshot import Snapshot
 
 DENSE_ITEMS = 6_000  # three float32 matrices of that side are 430 MB
+_LARGEST_SUPPORT = 99  # from 100 on OpenBLAS solves each small system with threads, up to 70 times slower here
 _CHUNK_PAIRS = 4_000_000
 _LONGEST_HISTORY = 1_000  # events of a person that count for `similar_to`, the latest ones
 
@@ -34,7 +36,7 @@ class SimilarSettings(Settings):
 
     ridge: float = 500.0  # pseudo-people without this item
     keep: int = 150  # edges kept per item, the strongest
-    support: int = 100  # items one item is regressed on where the system is too large to solve whole
+    support: int = Field(96, ge=1, le=_LARGEST_SUPPORT)  # items one is regressed on where not all can be
 
 
 class NextSettings(Settings):
@@ -44,7 +46,7 @@ class NextSettings(Settings):
     future: float = 2.0  # a future event counts exp(-1/future) less per step
     ridge: float = 100.0  # in events of an item
     keep: int = 150
-    support: int = 100
+    support: int = Field(96, ge=1, le=_LARGEST_SUPPORT)
     most_pairs: int = 60_000_000  # pairs of events looked at; the reach shrinks to stay below
 
 

@@ -22,6 +22,7 @@ import polars as pl
 
 from slipstream.config import Home, home_folder
 from slipstream.dataset.cleaning import CleaningRules
+from slipstream.events.frames import to_polars
 from slipstream.events.importers import ColumnChoice, IngestReport, read_table
 from slipstream.events.sqlite import SqliteEventStore
 from slipstream.loop.home_lock import writing_home
@@ -192,16 +193,4 @@ class Workspace:
 def _frame(source: Source) -> pl.DataFrame:
     if isinstance(source, str | Path):
         return read_table(Path(source))
-    return to_polars(source)
-
-
-def to_polars(frame: Any) -> pl.DataFrame:
-    """A Polars frame from a Polars, pandas or Arrow one."""
-    if isinstance(frame, pl.DataFrame):
-        return frame
-    if isinstance(frame, pl.LazyFrame):
-        return frame.collect()
-    if hasattr(frame, "__arrow_c_stream__"):
-        return pl.DataFrame(frame)
-    return pl.from_pandas(frame)
-
+    return to_polars(source).collect()

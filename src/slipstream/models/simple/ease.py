@@ -43,7 +43,7 @@ _POINTS: Mapping[str, tuple[float | bool, ...]] = {
     "positive": (True,),
 }
 _START: Mapping[str, float | bool] = {"half_life": 0.0, "long_share": 0.0, "ridge": 300.0, "positive": False}
-RIDGE_STEP, MOST_RIDGE_STEPS = 3.0, 4
+RIDGE_STEP, MOST_RIDGE_STEPS = 3.0, 3
 
 
 class EaseSettings(Settings):
@@ -144,7 +144,7 @@ class _Search:
         if self.holdout is None or not open_names:
             return start
         self.current, self.best = start, self._value(start)
-        for name in ("half_life", "ridge", "long_share", "positive", "half_life"):  # the last depends on all
+        for name in ("half_life", "ridge", "half_life", "long_share", "positive"):  # two depend on each other
             if name in open_names:
                 self._climb_ridge() if name == "ridge" else self._line(name)
         return self.current
