@@ -124,8 +124,12 @@ def _measure(engines: list[str], file: Path, title: str, options: argparse.Names
 
 
 def _median(runs: list[Run]) -> Run:
-    middle = lambda key: statistics.median(getattr(run, key) for run in runs)  # noqa: E731
-    return Run(middle("cpu_s"), middle("wall_s"), middle("peak_mb"), runs[0].left)
+    return Run(
+        statistics.median(run.cpu_s for run in runs),
+        statistics.median(run.wall_s for run in runs),
+        statistics.median(run.peak_mb for run in runs),
+        runs[0].left,
+    )
 
 
 def _run(engine: str, file: Path, threads: int) -> Run:

@@ -29,12 +29,15 @@ def ingest(
     time: Annotated[str | None, typer.Option(help="Column of the time.")] = None,
     value: Annotated[str | None, typer.Option(help="Column of the value (rating, price, …).")] = None,
     kind: Annotated[str | None, typer.Option(help="Column of the kind of event (view, cart, …).")] = None,
+    default_kind: Annotated[str, typer.Option(help="Kind of events that have none.")] = "click",
 ) -> None:
     """Append events to the home. Columns that are not named are guessed, and the guesses are printed.
 
     Bad rows never stop it: they land in HOME/rejects with line and reason. The same file again changes nothing.
     """
-    report = workspace(home).ingest(file, user=user, item=item, time=time, value=value, kind=kind)
+    report = workspace(home).ingest(
+        file, user=user, item=item, time=time, value=value, kind=kind, default_kind=default_kind
+    )
     for line in report.lines():
         out.print(line)
 

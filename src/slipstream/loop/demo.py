@@ -84,8 +84,9 @@ def _collect(space: Workspace, data: str) -> PublicData:
     say.heading("1 · collect")
     with say.progress("download") as progress:
         public = fetch(data, progress)
-    say.line(public.terms)
-    report = space.ingest(public.events_file, user="user_id", item="item_id", time="timestamp", value="rating")
+    for line in public.terms.splitlines():
+        say.line(line)
+    report = space.ingest(public.events_file, default_kind=RATING)
     for line in report.lines():
         say.line(line)
     space.catalogue(public.items)

@@ -22,6 +22,7 @@ import polars as pl
 
 from slipstream.config import Home, home_folder
 from slipstream.dataset.cleaning import CleaningRules
+from slipstream.events.event import DEFAULT_KIND
 from slipstream.events.frames import to_polars
 from slipstream.events.importers import ColumnChoice, IngestReport, read_table
 from slipstream.events.sqlite import SqliteEventStore
@@ -61,11 +62,15 @@ class Workspace:
         time: str | None = None,
         value: str | None = None,
         kind: str | None = None,
+        default_kind: str = DEFAULT_KIND,
     ) -> IngestReport:
-        """Append events; the same events again change nothing. Bad rows land in `rejects/`, counted."""
+        """Append events; the same events again change nothing. Bad rows land in `rejects/`, counted.
+
+        user … kind: names of columns, where the guess is wrong. default_kind: of rows without a kind.
+        """
         from slipstream.events import importers
 
-        columns = ColumnChoice(user=user, item=item, time=time, value=value, kind=kind)
+        columns = ColumnChoice(user, item, time, value, kind, default_kind=default_kind)
         self.home.root.mkdir(parents=True, exist_ok=True)
         with self.store() as store, self.narrator.progress("ingest") as progress:
             if isinstance(source, str | Path):

@@ -24,13 +24,14 @@ from slipstream.config import Settings
 from slipstream.dataset.queries import Queries
 from slipstream.models.history import Memory, event_weights, silence_unknown
 from slipstream.models.recommender import FitContext, FitReport, ScoreMatrix, TrainingData
-from slipstream.models.validation import sample_holdout, validation_ndcg
+from slipstream.models.validation import best_of, sample_holdout, validation_ndcg
 from slipstream.randomness import generator
 
 VALIDATION_USERS = 2_000
 BATCH_FLOATS = 2_000_000
 _HALF_LIVES = (0.0, 2.0, 5.0, 15.0, 50.0, 150.0)
-_UNOBSERVED, _REGULARISATION = (0.1, 0.3, 1.0), (0.001, 0.003, 0.01, 0.03)
+_PAIRS = ((0.3, 0.01), (0.3, 0.003), (0.3, 0.03), (1.0, 0.005), (1.0, 0.01), (0.1, 0.01), (0.1, 0.03))
+"""(α₀, λ) to try, the middle of the road first: a larger α₀ wants a smaller λ."""
 
 
 class IalsSettings(Settings):
@@ -57,18 +58,13 @@ class Ials:
     refits: ClassVar[bool] = True
 
     def __init__(
-        self,
-        items: NDArray[np.float32],
-        known: NDArray[np.bool_],
-        user_count: int,
-        settings: IalsSettings,
-        report: FitReport,
+        self, items: NDArray[np.float32], known: NDArray[np.bool_], settings: IalsSettings, report: FitReport
     ) -> None:
         self.settings: Settings = settings
+        self._own = settings
         self.report = report
         self._items = items  # [I, D]
         self._known = known  # [I]
-        self._user_count = user_count
         self._memory = Memory(settings.half_life or 0.0)
         self._side = _Side.of(items, settings)
 
@@ -91,9 +87,13 @@ class Ials:
         model = rounds.model(chosen, settings.iterations)
         if settings.half_life is None and rounds.holdout is not None:
             model = rounds.with_memory(model)
-        notes: dict[str, Any] = {"tried": rounds.tried}
-        final = model.settings.model_copy()
-        return cls(model._items, model._known, model._user_count, final, FitReport(notes=notes))  # type: ignore[arg-type]
+        model.report.notes["tried"] = rounds.tried
+        return model
+
+    def remembering(self, half_life: float) -> Self:
+        """The same factors with another memory."""
+        settings = self._own.model_copy(update={"half_life": half_life})
+        return type(self)(self._items, self._known, settings, FitReport())
 
     def score(self, queries: Queries) -> ScoreMatrix:
         scores: ScoreMatrix = self.query_vectors(queries) @ self._items.T
@@ -112,12 +112,10 @@ class Ials:
     def save(self, writer: ArtifactWriter) -> None:
         writer.array("items", self._items)
         writer.array("known", self._known)
-        writer.json("counts", {"users": self._user_count})
 
     @classmethod
     def load(cls, artifact: Artifact, settings: IalsSettings) -> Self:
-        users = int(artifact.json("counts")["users"])
-        return cls(artifact.array("items"), artifact.array("known"), users, settings, FitReport())
+        return cls(artifact.array("items"), artifact.array("known"), settings, FitReport())
 
 
 @dataclass(frozen=True)
@@ -202,22 +200,16 @@ class _Rounds:
             self.holdout = sample_holdout(data.validation, VALIDATION_USERS, context.seed)
 
     def choose(self) -> IalsSettings:
-        """α₀ at a middle λ, then λ; few iterations each, as the order of the points shows early."""
+        """Few iterations for each point: the order of the points shows early."""
         s = self.settings
-        start = {"unobserved": s.unobserved or 0.3, "regularisation": s.regularisation or 0.003}
-        current = s.model_copy(update=start)
-        if self.holdout is None or (s.unobserved and s.regularisation):
-            return current
-        best = self._value(current)
-        for name, points in (("regularisation", _REGULARISATION), ("unobserved", _UNOBSERVED)):
-            if getattr(s, name) is not None:
-                continue
-            for point in points:
-                candidate = current.model_copy(update={name: point})
-                value = best if candidate == current else self._value(candidate)
-                if value > best:
-                    current, best = candidate, value
-        return current
+        points = [
+            s.model_copy(update={"unobserved": s.unobserved or a, "regularisation": s.regularisation or r})
+            for a, r in _PAIRS
+        ]
+        points = [point for at, point in enumerate(points) if point not in points[:at]]
+        if self.holdout is None or len(points) == 1:
+            return points[0]
+        return best_of(points, self._value)[0]
 
     def _value(self, settings: IalsSettings) -> float:
         model = self.model(settings, settings.choosing_iterations)
@@ -234,20 +226,15 @@ class _Rounds:
             self.context.progress(done, iterations, "least squares")
             people = _half(items, self.by_user, settings)
             items = _half(people, self.by_item, settings)
-        return Ials(items, self.known, self.by_user.shape[0], settings, FitReport())
+        return Ials(items, self.known, settings, FitReport())
 
     def with_memory(self, model: Ials) -> Ials:
         """The same factors with the half-life that suits validation best."""
+        made = [model.remembering(half_life) for half_life in _HALF_LIVES]
+        self.tried += len(made)
         assert self.holdout is not None  # noqa: S101 - fit() asks only with one
-        best, best_value = model, -1.0
-        for half_life in _HALF_LIVES:
-            settings = model.settings.model_copy(update={"half_life": half_life})
-            tried = Ials(model._items, self.known, model._user_count, settings, FitReport())  # type: ignore[arg-type]
-            self.tried += 1
-            value = validation_ndcg(tried.score, self.holdout)
-            if value > best_value:
-                best, best_value = tried, value
-        return best
+        holdout = self.holdout
+        return best_of(made, lambda tried: validation_ndcg(tried.score, holdout))[0]
 
 
 def _half(fixed: NDArray[np.float32], matrix: Any, settings: IalsSettings) -> NDArray[np.float32]:

@@ -1,0 +1,35 @@
+"""How much each event of a history counts: the gamma of a path's first hop."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from slipstream.dataset.queries import Queries
+
+FORGOTTEN = 1e-3  # an event that counts less than this beside the newest is no longer walked over
+
+
+def event_ranks(queries: Queries, items: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """(known [H], rank from the end among the known events of its query, 0 = newest [H])."""
+    known = (queries.item >= 0) & (queries.item < items)
+    after = np.concatenate([np.cumsum(known[::-1])[::-1], [0]])
+    rank = after[:-1] - np.repeat(after[queries.offsets[1:]], np.diff(queries.offsets)) - 1
+    return known, rank
+
+
+def attention(queries: Queries, items: int, memory: float) -> sp.csr_matrix:
+    """[Q, items] float64: the weights of each query's events, exp(-rank / memory), adding up to 1.
+
+    memory: in events; 0: all alike. Repeated items add up. Events of unknown items count nothing.
+    """
+    known, rank = event_ranks(queries, items)
+    weight = np.exp(-rank / memory) if memory > 0 else np.ones(len(rank))
+    weight[~known | (weight < FORGOTTEN)] = 0.0
+    rows, used = queries.rows(), weight > 0
+    total = np.bincount(rows, weight, minlength=len(queries))
+    shares = weight[used] / total[rows[used]]
+    matrix = sp.csr_matrix((shares, (rows[used], queries.item[used])), shape=(len(queries), items))
+    matrix.sort_indices()
+    return matrix

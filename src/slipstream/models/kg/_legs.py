@@ -1,0 +1,211 @@
+"""The last hops of a path: from an item of the history (or an attribute of the person) to an item.
+
+A leg is one metapath with its gammas. Its sum over all walks from weighted starts is a sparse product; its
+paths to one item are read from the same arrays, so that what is explained is what was scored.
+
+    EdgeLeg      item -similar_to-> item, item -next-> item, item -sequel-> item, attribute -prefers-> item
+    FacetLeg     item -director-> person -is_director_of-> item, for all relations at once
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from slipstream.artifacts import Artifact, ArtifactWriter
+from slipstream.graph.knowledge_graph import inverse_name
+from slipstream.graph.paths import ranges
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LegPaths:
+    """P paths of one leg to one item: where each starts, what it passes, and its gamma hop by hop."""
+
+    start: NDArray[np.int64]  # [P] item (or attribute) number
+    via: NDArray[np.int64]  # [P] facet number, -1: none
+    gammas: Floats  # [P, hops]
+
+
+class Leg(Protocol):
+    memory: float
+
+    def sums(self, starts: sp.csr_matrix) -> Floats:
+        """[Q, I]: for each query the sum over walks from its weighted starts [Q, S] to every item but its start."""
+        ...
+
+    def paths(self, start: NDArray[np.int64], item: int) -> LegPaths:
+        """All paths from the starts (distinct, ascending) to `item`."""
+        ...
+
+
+@dataclass(frozen=True)
+class EdgeLeg:
+    """One relation straight to the item. matrix: [S, I] float64, >= 0, no diagonal where S = I."""
+
+    relation: str
+    matrix: sp.csr_matrix
+    memory: float  # events of the history after which one counts 1/e; 0: all alike
+
+    def sums(self, starts: sp.csr_matrix) -> Floats:
+        return np.asarray((starts @ self.matrix).toarray())
+
+    def paths(self, start: NDArray[np.int64], item: int) -> LegPaths:
+        columns = self._columns
+        begin, end = columns.indptr[item], columns.indptr[item + 1]
+        sources = columns.indices[begin:end]
+        place = np.searchsorted(start, sources)
+        inside = (place < len(start)) & (start[np.minimum(place, len(start) - 1)] == sources)
+        gammas = columns.data[begin:end][inside]
+        return LegPaths(
+            sources[inside].astype(np.int64), np.full(len(gammas), -1, np.int64), gammas[:, None]
+        )
+
+    @cached_property
+    def _columns(self) -> sp.csc_matrix:
+        columns = sp.csc_matrix(self.matrix)
+        columns.sort_indices()
+        return columns
+
+    def scaled(self, factor: float) -> EdgeLeg:
+        return EdgeLeg(self.relation, sp.csr_matrix(self.matrix * factor), self.memory)
+
+    def write(self, writer: ArtifactWriter, name: str) -> None:
+        write_matrix(writer, name, self.matrix)
+
+    @classmethod
+    def read(cls, artifact: Artifact, name: str, relation: str, memory: float) -> EdgeLeg:
+        return cls(relation, read_matrix(artifact, name), memory)
+
+
+@dataclass(frozen=True)
+class FacetLeg:
+    """Item to entity and back, over all relations. A facet is an entity seen through one relation and direction.
+
+    out: [I, F], back: [F, I] float64. Rows of `names` are facets.
+    """
+
+    out: sp.csr_matrix
+    back: sp.csr_matrix
+    relations: Sequence[str]  # [R]
+    facet_relation: NDArray[np.int32]  # [F] number of a relation
+    facet_inverse: NDArray[np.bool_]  # [F] True: the item is the tail of the edge
+    facet_entity: NDArray[np.int32]  # [F] number of an entity
+    memory: float
+
+    @property
+    def facet_count(self) -> int:
+        return len(self.facet_relation)
+
+    def sums(self, starts: sp.csr_matrix) -> Floats:
+        at_facets = (starts @ self.out).toarray()
+        sums = np.asarray(self._to_items @ at_facets.T).T
+        around = starts.multiply(self._around).tocsr()  # item - entity - the same item is no path
+        rows = np.repeat(np.arange(starts.shape[0]), np.diff(around.indptr))
+        sums = np.ascontiguousarray(sums)
+        sums[rows, around.indices] -= around.data
+        sums[sums < 1e-12] = 0.0  # what is left of equal numbers
+        return sums
+
+    def paths(self, start: NDArray[np.int64], item: int) -> LegPaths:
+        begin, end = self._to_items.indptr[item], self._to_items.indptr[item + 1]
+        last = np.zeros(self.facet_count)
+        last[self._to_items.indices[begin:end]] = self._to_items.data[begin:end]
+        other = start[start != item]
+        cells = ranges(self.out.indptr[other], self.out.indptr[other + 1])
+        facet = self.out.indices[cells]
+        source = np.repeat(other, self.out.indptr[other + 1] - self.out.indptr[other])
+        shared = last[facet] > 0
+        facet, cells = facet[shared], cells[shared]
+        gammas = np.stack([self.out.data[cells], last[facet]], axis=1)
+        return LegPaths(source[shared], facet.astype(np.int64), gammas)
+
+    @cached_property
+    def _to_items(self) -> sp.csr_matrix:
+        matrix = sp.csr_matrix(self.back.T)
+        matrix.sort_indices()
+        return matrix
+
+    @cached_property
+    def _around(self) -> Floats:
+        """[I]: the walks from an item over an entity back to it."""
+        return np.asarray(self.out.multiply(self._to_items).sum(axis=1)).ravel()
+
+    def hop_names(self, facet: int) -> tuple[str, str]:
+        """The relation from the item to the facet's entity, and the one back."""
+        relation = self.relations[int(self.facet_relation[facet])]
+        there, back = relation, inverse_name(relation)
+        return (back, there) if self.facet_inverse[facet] else (there, back)
+
+    def weighted(self, weights: sp.csr_matrix) -> FacetLeg:
+        """The same walks with other gammas of the way back; facets that no longer lead anywhere go. [F, I]"""
+        used = np.flatnonzero(np.diff(weights.indptr) > 0)
+        return FacetLeg(
+            sp.csr_matrix(self.out[:, used]),
+            sp.csr_matrix(weights[used]),
+            self.relations,
+            self.facet_relation[used],
+            self.facet_inverse[used],
+            self.facet_entity[used],
+            self.memory,
+        )
+
+    def remembering(self, memory: float) -> FacetLeg:
+        return FacetLeg(
+            self.out,
+            self.back,
+            self.relations,
+            self.facet_relation,
+            self.facet_inverse,
+            self.facet_entity,
+            memory,
+        )
+
+    def write(self, writer: ArtifactWriter, name: str) -> None:
+        write_matrix(writer, f"{name}.out", self.out)
+        write_matrix(writer, f"{name}.back", self.back)
+        writer.array(f"{name}.relation", self.facet_relation)
+        writer.array(f"{name}.inverse", self.facet_inverse)
+        writer.array(f"{name}.entity", self.facet_entity)
+
+    @classmethod
+    def read(cls, artifact: Artifact, name: str, relations: Sequence[str], memory: float) -> FacetLeg:
+        return cls(
+            read_matrix(artifact, f"{name}.out"),
+            read_matrix(artifact, f"{name}.back"),
+            relations,
+            artifact.array(f"{name}.relation"),
+            artifact.array(f"{name}.inverse"),
+            artifact.array(f"{name}.entity"),
+            memory,
+        )
+
+
+def write_matrix(writer: ArtifactWriter, name: str, matrix: sp.csr_matrix) -> None:
+    """Gammas are kept as float32; they are rounded before use (`rounded`), so saving changes nothing."""
+    writer.array(f"{name}.offsets", matrix.indptr.astype(np.int64))
+    writer.array(f"{name}.column", matrix.indices.astype(np.int32))
+    writer.array(f"{name}.gamma", matrix.data.astype(np.float32))
+    writer.array(f"{name}.shape", np.array(matrix.shape, np.int64))
+
+
+def read_matrix(artifact: Artifact, name: str) -> sp.csr_matrix:
+    parts = tuple(artifact.array(f"{name}.{part}") for part in ("gamma", "column", "offsets"))
+    rows, columns = artifact.array(f"{name}.shape").tolist()
+    return sp.csr_matrix((parts[0].astype(np.float64), parts[1], parts[2]), shape=(rows, columns))
+
+
+def rounded(matrix: sp.csr_matrix) -> sp.csr_matrix:
+    """The matrix with gammas that float32 holds exactly."""
+    matrix = sp.csr_matrix(matrix)
+    matrix.data = matrix.data.astype(np.float32).astype(np.float64)
+    matrix.eliminate_zeros()
+    matrix.sort_indices()
+    return matrix
