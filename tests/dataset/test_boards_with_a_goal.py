@@ -7,7 +7,7 @@ import pytest
 
 from slipstream.dataset.folder import read_folder
 from slipstream.dataset.splits import board
-from slipstream.errors import BadInput, UnknownName
+from slipstream.errors import BadInput
 
 
 @pytest.fixture
@@ -35,5 +35,5 @@ def test_a_viewed_item_can_still_be_bought_but_a_bought_one_is_known(shop: Path)
 
 
 def test_a_kind_that_nobody_has_is_refused(shop: Path) -> None:
-    with pytest.raises(UnknownName, match="kind of event"):
+    with pytest.raises(BadInput, match="has the kind 'refund'"):
         board(read_folder(shop), "loo", goal="refund")

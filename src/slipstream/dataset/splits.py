@@ -110,10 +110,13 @@ def board(folder: DataFolder, name: str, *, seed: int = 0, goal: str | None = No
     log = _log(folder)
     parts = _cutter(name, seed)(log)
     if goal is not None:
-        parts = _with_goal(parts, log.all, goal)
+        parts = _with_goal(parts, log.all, goal, folder)
     train, past = log.all.keep(parts.train), log.all.keep(parts.past)
     timed = name == "loo-t"
     test, test_rows = _holdout(log, parts, parts.test, past, timed=timed)
+    if test is None and goal is not None:
+        hint = "choose another board or goal, or collect more of these events"
+        raise BadInput(f"board {name!r} has no event of the kind {goal!r} to test on", hint=hint)
     if test is None:
         raise BadInput(f"board {name!r} finds nothing to test on in {folder.path}", hint=_NEEDS[name])
     validation, _ = _holdout(log, parts, parts.validation, train, timed=timed)
@@ -141,9 +144,10 @@ _NEEDS = {
 }
 
 
-def _with_goal(parts: _Parts, events: Snapshot, goal: str) -> _Parts:
+def _with_goal(parts: _Parts, events: Snapshot, goal: str, folder: DataFolder) -> _Parts:
     if goal not in events.kinds:
-        raise UnknownName("kind of event", goal, events.kinds)
+        known = ", ".join(events.kinds)
+        raise BadInput(f"no event of {folder.path} has the kind {goal!r}", hint=f"known kinds: {known}")
     number = events.kinds.index(goal)
     wanted = np.asarray(events.kind == number)
     return replace(parts, test=parts.test & wanted, validation=parts.validation & wanted, goal=number)

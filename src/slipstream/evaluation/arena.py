@@ -15,7 +15,6 @@ from slipstream.dataset.folder import DataFolder, read_folder
 from slipstream.dataset.snapshot import Snapshot
 from slipstream.dataset.splits import Board, board
 from slipstream.errors import UnknownName
-from slipstream.evaluation.goal import with_goal
 from slipstream.evaluation.stages import Stopwatch
 from slipstream.features.items import item_features
 from slipstream.features.users import user_features
@@ -70,8 +69,7 @@ def open_arenas(
     for name in board_names:
         own = stopwatch.copy()
         with own.stage("split"):
-            cut = board(folder, name, seed=seed)
-            cut = cut if goal is None else with_goal(cut, folder, goal)
+            cut = board(folder, name, seed=seed, goal=goal)
         if side is None:
             side = _with_sides(folder, cut.train, own, without, graph)
             for stage in ("features", "graph"):

@@ -20,7 +20,7 @@ from slipstream.errors import BadInput
 from slipstream.events.chunks import Chunk, Fault, shown
 from slipstream.events.columns import looks_like_number, looks_like_time
 from slipstream.events.event import Reject
-from slipstream.events.lines import MAX_LINE_BYTES, Block, Stream, blocks, overlong
+from slipstream.events.lines import BLOCK_BYTES, MAX_LINE_BYTES, Block, Stream, blocks, overlong
 
 _SEPARATORS = ("\t", "::", ",", ";", "|")
 _UNIT = "\x1f"  # stands in for `::`, as parsers want one character
@@ -32,12 +32,13 @@ class DelimitedForm:
     """How a text table is written; None is found out from its first lines.
 
     quotes: whether a field may stand in double quotes (commas and line ends inside); not in files
-    separated by tabs or `::`, where a quote is a letter like any other.
+    separated by tabs or `::`, where a quote is a letter like any other. block_bytes: read at a time.
     """
 
     separator: str | None = None
     has_header: bool | None = None
     quotes: bool | None = None
+    block_bytes: int = BLOCK_BYTES
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def read_head(where: str, start: bytes, form: DelimitedForm) -> Head:
         raise BadInput(f"{where} is empty")
     separator = form.separator or _separator(lines)
     quotes = form.quotes if form.quotes is not None else separator in (",", ";", "|")
-    found = DelimitedForm(separator, form.has_header, quotes)
+    found = replace(form, separator=separator, quotes=quotes)
     fields = _fields(lines[0], found)
     if found.has_header is None:
         data = any(looks_like_number(field) or looks_like_time(field) for field in fields)
@@ -116,7 +117,7 @@ def read_rows(stream: Stream, head: Head, wanted: Sequence[str] | None = None) -
     chosen = [place for place, name in enumerate(head.names) if wanted is None or name in wanted]
     reader = _Quoted(head, chosen)
     skip = bool(head.form.has_header)
-    for block in blocks(stream):
+    for block in blocks(stream, size=head.form.block_bytes):
         if skip:
             block, skip = _without_header(block), False
         if head.form.quotes and (reader.waiting or b'"' in block.text):

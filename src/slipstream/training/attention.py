@@ -62,7 +62,8 @@ class _BandedAttention(torch.autograd.Function):
         query, key, value = _split(qkv, heads, band)
         scale = query.shape[-1] ** -0.5
         logits = torch.bmm(query, key.transpose(1, 2)).view(-1, heads, band.block, band.span)
-        logits.mul_(scale).add_(bias.to(logits.dtype)[:, band.age][None]).add_(band.blocked)
+        by_age = bias.to(logits.dtype).index_select(1, band.age.reshape(-1))
+        logits.mul_(scale).add_(by_age.view(heads, band.block, band.span)).add_(band.blocked)
         shares = torch.softmax(logits, -1).view(-1, band.block, band.span)
         mask = pool.mask(shares.shape) if pool.rate > 0 else None
         mixed = torch.bmm(shares if mask is None else shares * mask, value)

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding_bag, gelu, layer_norm, normalize, silu
+from torch.nn.functional import embedding, embedding_bag, gelu, layer_norm, normalize, silu
 
 from slipstream.training.attention import Band, band_of, banded_attention
 from slipstream.training.dropout import MaskPool
@@ -173,9 +173,9 @@ class TransformerNetwork(nn.Module):
         wait [L]: the bin of the time from the event to the request, 0 where it is not known.
         """
         shape = self.shape
-        x = table[item]
+        x = embedding(item, table)
         if self.gap is not None and gap is not None:
-            x = x + self.gap[gap]
+            x = x + embedding(gap, self.gap)
         x = layer_norm(x, x.shape[-1:], self.input_norm_weight, self.input_norm_bias, EPSILON)
         x = dropout.body(x)
         band = band_of(first, shape.window, block_of(shape.window), dtype)

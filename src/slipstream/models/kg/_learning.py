@@ -1,0 +1,244 @@
+"""How the gammas of the path model are learned, inside the training data.
+
+A probe hides the last events of some people (as many as validation hides). Derived relations are drawn anew
+from what is left, so that neither a target edge nor anything derived from it is walked over; what is learned is
+then used with relations drawn from all of the training data. With every gamma in place but the weights of the
+relations, a score is linear in those weights: the softmax loss is convex, and its minimum under w >= 0 is found by
+L-BFGS-B, always the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.optimize
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from slipstream.dataset.queries import Holdout, Queries, queries_of
+from slipstream.dataset.snapshot import Snapshot
+from slipstream.models.kg._attention import attention
+from slipstream.randomness import generator
+
+_MOST_CELLS = 40_000_000  # of the feature tensor, float32: 160 MB
+_MOST_CANDIDATES = 4_000
+_FEWEST_QUERIES = 200
+_MOST_TARGETS = 30  # of one query
+_SHRINK = 1e-3  # of the loss per unit of weight in units of its feature: what carries nothing becomes zero
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What is left of the training data, and what some people did next."""
+
+    rest: Snapshot
+    holdout: Holdout
+
+
+def horizon_of(validation: Holdout | None) -> float:
+    """The share of a history that is asked about; 0: the next event only."""
+    if validation is None or not len(validation):
+        return 0.0
+    targets = len(validation.target) / len(validation)
+    if targets < 1.5:
+        return 0.0
+    past = len(validation.queries.item) / len(validation)
+    return float(np.clip(targets / (targets + past), 0.02, 0.5))
+
+
+def probe_of(train: Snapshot, horizon: float, users: int, seed: int) -> Probe:
+    """Hide the last event (or the last `horizon` of the events) of `users` people with at least 4 events.
+
+    Without an order random events are hidden. Someone is always left with at least two events.
+    """
+    rng = generator(seed, "path reasoner", "probe")
+    lengths = np.diff(train.offsets)
+    able = np.flatnonzero(lengths >= 4)
+    if not len(able):
+        able = np.flatnonzero(lengths >= 2)
+    chosen = np.sort(rng.permutation(able)[:users])
+    hidden = np.zeros(train.user_count, np.int64)
+    share = np.round(horizon * lengths[chosen]).astype(np.int64)
+    hidden[chosen] = np.clip(share, 1, np.maximum(lengths[chosen] - 2, 1))
+    rank = np.repeat(train.offsets[1:], lengths) - np.arange(train.event_count) - 1  # 0: newest
+    if not train.ordered:
+        rank = _shuffled_ranks(train, rng)
+    mask = rank < np.repeat(hidden, lengths)
+    rest = train.keep(~mask)
+    queries = queries_of(rest, chosen)
+    return Probe(rest, _holdout(train, mask, chosen, queries))
+
+
+def _shuffled_ranks(train: Snapshot, rng: np.random.Generator) -> NDArray[np.int64]:
+    user = train.user
+    order = np.lexsort((rng.random(train.event_count), user))
+    ranks = np.empty(train.event_count, np.int64)
+    ranks[order] = np.arange(train.event_count) - np.repeat(train.offsets[:-1], np.diff(train.offsets))
+    return ranks
+
+
+def _holdout(train: Snapshot, mask: NDArray[np.bool_], chosen: NDArray[np.int64], queries: Queries) -> Holdout:
+    targets, counts = [], []
+    for row, user in enumerate(chosen):
+        events = slice(int(train.offsets[user]), int(train.offsets[user + 1]))
+        wanted = np.unique(np.asarray(train.item[events])[mask[events]])
+        wanted = wanted[~np.isin(wanted, queries.history(row))]
+        targets.append(wanted[:_MOST_TARGETS])
+        counts.append(len(targets[-1]))
+    offsets = np.zeros(len(chosen) + 1, np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    return Holdout(queries, offsets, np.concatenate(targets).astype(np.int32) if targets else np.zeros(0, np.int32))
+
+
+def with_targets(holdout: Holdout, most: int) -> Holdout:
+    """At most `most` queries, those that have targets."""
+    rows = np.flatnonzero(np.diff(holdout.offsets) > 0)[:most]
+    return select(holdout, rows)
+
+
+def select(holdout: Holdout, rows: NDArray[np.int64]) -> Holdout:
+    """Some queries of a holdout, in the given order."""
+    queries = holdout.queries
+    history, offsets = _slices(queries.offsets, rows)
+    target, target_offsets = _slices(holdout.offsets, rows)
+    return Holdout(
+        Queries(
+            user=queries.user[rows],
+            offsets=offsets,
+            item=queries.item[history],
+            time_us=None if queries.time_us is None else queries.time_us[history],
+            now_us=None if queries.now_us is None else queries.now_us[rows],
+        ),
+        target_offsets,
+        holdout.target[target],
+    )
+
+
+def _slices(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    lengths = offsets[rows + 1] - offsets[rows]
+    result = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(lengths, out=result[1:])
+    return np.arange(result[-1]) + np.repeat(offsets[rows] - result[:-1], lengths), result
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """C items that compete in the loss, ascending, and their place [I] (-1: not among them)."""
+
+    items: NDArray[np.int64]
+    place: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, items: NDArray[np.int64], count: int) -> Candidates:
+        place = np.full(count, -1, np.int64)
+        place[items] = np.arange(len(items))
+        return cls(items, place)
+
+
+def candidates_for(holdout: Holdout, counts: NDArray[np.int64], seed: int) -> Candidates:
+    """All items up to 4,000; beyond that the targets, the most popular and random others."""
+    items = len(counts)
+    if items <= _MOST_CANDIDATES:
+        return Candidates.of(np.arange(items), items)
+    rng = generator(seed, "path reasoner", "candidates")
+    popular = np.argsort(-counts, kind="stable")[: _MOST_CANDIDATES // 2]
+    others = rng.permutation(items)[: _MOST_CANDIDATES // 2]
+    return Candidates.of(np.unique(np.concatenate([holdout.target.astype(np.int64), popular, others])), items)
+
+
+def query_budget(features: int, candidates: int, wanted: int) -> int:
+    """How many queries the loss can look at in bounded memory."""
+    return int(min(wanted, max(_FEWEST_QUERIES, _MOST_CELLS // max(1, features * candidates))))
+
+
+def fit_weights(
+    features: NDArray[np.float32], holdout: Holdout, candidates: Candidates
+) -> tuple[NDArray[np.float64], float, NDArray[np.float64]]:
+    """(weights [F] >= 0, loss, share of the targets' scores that each feature carries [F]).
+
+    features: [F, Q, C]. Loss: minus the mean log softmax probability of a target among the candidates that the
+    person has not touched. Cost: F x Q x C multiplications for each of some dozens of steps.
+    """
+    size = np.array([np.maximum(f.max(axis=1), 0).mean() for f in features], np.float64)
+    alive = size > 0
+    weights, shares = np.zeros(len(features)), np.zeros(len(features))
+    rows, columns, per_target = _targets(holdout, candidates)
+    if not alive.any() or not len(rows):
+        return weights, float("nan"), shares
+    closed = _seen(holdout.queries, candidates, features.shape[1:])
+    scaled = features[alive] / size[alive, None, None].astype(np.float32)
+
+    def loss(w: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        logits = np.tensordot(w.astype(np.float32), scaled, axes=1)
+        logits[closed] = -np.inf
+        top = logits.max(axis=1, keepdims=True)
+        odds = np.exp(logits - top)
+        total = odds.sum(axis=1, keepdims=True)
+        value = -float((per_target * (logits - top - np.log(total))[rows, columns]).sum())
+        mass = np.bincount(rows, per_target, minlength=len(logits)).astype(np.float32)
+        odds *= mass[:, None] / total
+        odds[rows, columns] -= per_target.astype(np.float32)
+        slope = np.array([np.vdot(f, odds) for f in scaled], np.float64)
+        return value + _SHRINK * float(w.sum()), slope + _SHRINK
+
+    found = scipy.optimize.minimize(
+        loss,
+        np.full(int(alive.sum()), 1.0),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(0.0, None)] * int(alive.sum()),
+        options={"maxiter": 60},
+    )
+    weights[alive] = found.x / size[alive]
+    parts = np.array([(features[f][rows, columns] * per_target).sum() for f in range(len(features))]) * weights
+    shares = parts / max(float(parts.sum()), 1e-12)
+    return weights, float(found.fun), shares
+
+
+def _targets(
+    holdout: Holdout, candidates: Candidates
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """(query, candidate column, weight) of each target; weights add up to 1, each query counts the same."""
+    counts = np.diff(holdout.offsets)
+    rows = np.repeat(np.arange(len(counts)), counts)
+    columns = candidates.place[holdout.target]
+    good = columns >= 0
+    rows, columns = rows[good], columns[good]
+    own = np.bincount(rows, minlength=len(counts))
+    weight = 1.0 / own[rows]
+    return rows, columns, weight / max(weight.sum(), 1e-12)
+
+
+def _seen(queries: Queries, candidates: Candidates, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    closed = np.zeros(shape, bool)
+    rows, columns = queries.rows(), np.full(len(queries.item), -1, np.int64)
+    known = queries.item >= 0
+    columns[known] = candidates.place[queries.item[known]]
+    closed[rows[columns >= 0], columns[columns >= 0]] = True
+    return closed
+
+
+def hit_quality(scores: NDArray[np.floating], holdout: Holdout, candidates: Candidates, k: int = 10) -> float:
+    """NDCG@k of the queries' targets among the candidates, seen ones removed; ties by item number."""
+    rows, columns, _ = _targets(holdout, candidates)
+    values = np.array(scores, np.float64)
+    values[_seen(holdout.queries, candidates, values.shape)] = -np.inf
+    wanted = np.zeros(values.shape, bool)
+    wanted[rows, columns] = True
+    best = np.argsort(-values, axis=1, kind="stable")[:, :k]
+    hit = np.take_along_axis(wanted, best, axis=1) & (np.take_along_axis(values, best, axis=1) > 0)
+    discount = 1.0 / np.log2(np.arange(2, best.shape[1] + 2))
+    ideal = np.concatenate([[0.0], np.cumsum(discount)])
+    targets = np.minimum(wanted.sum(axis=1), best.shape[1])
+    asked = targets > 0
+    return float(((hit * discount).sum(axis=1)[asked] / ideal[targets[asked]]).mean()) if asked.any() else 0.0
+
+
+def starts_of(queries: Queries, items: int, memory: float) -> sp.csr_matrix:
+    return attention(queries, items, memory)
+
+
+def concatenated(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return np.stack(parts) if parts else np.zeros((0, 0, 0), np.float32)
