@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-import click
 import typer
 
 from slipstream import __version__
 from slipstream.cli import collect, graph, learn, look, serve
 from slipstream.cli.console import err, print_error
 from slipstream.errors import SlipstreamError
+
+# typer keeps a click of its own since 0.20, and used the installed one before: ask it for the right class.
+_WrongCall: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 app = typer.Typer(
     name="slipstream",
@@ -50,14 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SlipstreamError as error:
         print_error(error)
         return error.exit_code
-    except click.exceptions.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         err.print("stopped")
         return 130
-    except KeyboardInterrupt:
-        err.print("stopped")
-        return 130
-    except click.ClickException as error:
-        error.show()
+    except _WrongCall as error:
+        error.show()  # type: ignore[attr-defined]
         return 2
     except BrokenPipeError:
         sys.stderr.close()  # the reader went away, as `head` does

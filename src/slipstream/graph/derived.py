@@ -26,7 +26,9 @@ from slipstream.config import Progress, Settings, silent
 from slipstream.dataset.snapshot import Snapshot
 
 DENSE_ITEMS = 6_000  # three float32 matrices of that side are 430 MB
-_LARGEST_SUPPORT = 99  # from 100 on OpenBLAS solves each small system with threads, up to 70 times slower here
+_LARGEST_SUPPORT = (
+    99  # from 100 on OpenBLAS solves each small system with threads, up to 70 times slower here
+)
 _CHUNK_PAIRS = 4_000_000
 _LONGEST_HISTORY = 1_000  # events of a person that count for `similar_to`, the latest ones
 
@@ -202,7 +204,9 @@ def _strongest(weights: NDArray[np.float32], keep: int) -> sp.csr_matrix:
     np.fill_diagonal(weights, 0)
     items = len(weights)
     keep = min(keep, max(1, items - 1))
-    columns = np.argpartition(-weights, keep - 1, axis=1)[:, :keep] if items else np.zeros((0, keep), np.int64)
+    columns = (
+        np.argpartition(-weights, keep - 1, axis=1)[:, :keep] if items else np.zeros((0, keep), np.int64)
+    )
     columns.sort(axis=1)
     values = np.take_along_axis(weights, columns, axis=1)
     rows = np.repeat(np.arange(items), keep)

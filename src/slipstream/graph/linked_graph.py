@@ -178,7 +178,9 @@ def join(
     if users is not None:
         if user_links is None:
             ids = users.series("user_id")
-            user_links = pl.DataFrame({"user_id": ids}).with_columns(entity_id=pl.lit("user:") + pl.col("user_id"))
+            user_links = pl.DataFrame({"user_id": ids}).with_columns(
+                entity_id=pl.lit("user:") + pl.col("user_id")
+            )
         user_entity, _ = _linked(graph, user_links, "user_id", users)
     none = users is None or user_entity is None or not np.any(user_entity != UNKNOWN)
     return LinkedGraph(

@@ -71,9 +71,7 @@ class WeightedGraph:
     @cached_property
     def matrix(self) -> sp.csr_matrix:
         """[V, V]: parallel edges added up."""
-        matrix = sp.csr_matrix(
-            (self.gamma, (self.head, self.tail)), shape=(self.node_count, self.node_count)
-        )
+        matrix = sp.csr_matrix((self.gamma, (self.head, self.tail)), shape=(self.node_count, self.node_count))
         matrix.sum_duplicates()
         return matrix
 
@@ -108,7 +106,9 @@ def ranges(starts: NDArray[np.integer], stops: NDArray[np.integer]) -> NDArray[n
     return shift + np.arange(len(shift))
 
 
-def path_sums(graph: WeightedGraph, sources: NDArray[np.integer], longest: int = LONGEST) -> NDArray[np.float64]:
+def path_sums(
+    graph: WeightedGraph, sources: NDArray[np.integer], longest: int = LONGEST
+) -> NDArray[np.float64]:
     """[Q, V]: for each source and every node the sum over simple paths of 1 .. `longest` hops; 0 at the source.
 
     One user or many, the same products: O(walks' edges x Q) time, Q x V memory.

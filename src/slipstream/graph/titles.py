@@ -12,7 +12,45 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 ARTICLES = frozenset(
-    ["the", "a", "an", "le", "la", "les", "l", "un", "une", "des", "der", "die", "das", "den", "dem", "ein", "eine", "el", "los", "las", "il", "lo", "gli", "i", "uno", "una", "o", "os", "as", "um", "uma", "det", "de", "het", "een", "en", "ett"]
+    [
+        "the",
+        "a",
+        "an",
+        "le",
+        "la",
+        "les",
+        "l",
+        "un",
+        "une",
+        "des",
+        "der",
+        "die",
+        "das",
+        "den",
+        "dem",
+        "ein",
+        "eine",
+        "el",
+        "los",
+        "las",
+        "il",
+        "lo",
+        "gli",
+        "i",
+        "uno",
+        "una",
+        "o",
+        "os",
+        "as",
+        "um",
+        "uma",
+        "det",
+        "de",
+        "het",
+        "een",
+        "en",
+        "ett",
+    ]
 )
 _INNER_ARTICLES = frozenset(["the", "a", "an"])
 _TRAILING_ARTICLE = re.compile(

@@ -185,28 +185,12 @@ def shared_facets(facets: FacetLeg, degree_exponent: float) -> FacetLeg:
     )
 
 
-def one_relation(facets: FacetLeg, relation: int) -> FacetLeg | None:
-    """Only the facets of one relation (both directions)."""
-    used = facets.facet_relation == relation
-    if not used.any():
-        return None
-    return FacetLeg(
-        sp.csr_matrix(facets.out[:, used]),
-        sp.csr_matrix(facets.back[used]),
-        facets.relations,
-        facets.facet_relation[used],
-        facets.facet_inverse[used],
-        facets.facet_entity[used],
-        facets.memory,
-    )
-
-
-def preferences(train: Snapshot, people: sp.csr_matrix) -> EdgeLeg:
-    """attribute -prefers-> item: the share of its people's events that went to the item, the largest kept."""
+def preferences(train: Snapshot, people: sp.csr_matrix) -> sp.csr_matrix:
+    """[A, I], attribute -prefers-> item: the share of its people's events that went to the item, the largest kept."""
     counts = sp.csr_matrix(people.T @ train.matrix()[: people.shape[0]]).astype(np.float64)
     total = np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1.0)
     shares = sp.csr_matrix(sp.diags(1.0 / total) @ counts)
-    return EdgeLeg("prefers", _largest(shares), 0.0)
+    return _largest(shares)
 
 
 def _largest(matrix: sp.csr_matrix) -> sp.csr_matrix:

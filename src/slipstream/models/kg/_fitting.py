@@ -1,170 +1,303 @@
-"""Fitting the path reasoner: which memories, which relations, which weights; and what comes out."""
+"""Fitting the path reasoner: which memories, which relations, which weights; and the graph that comes out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from slipstream.artifacts import Artifact, ArtifactWriter
-from slipstream.dataset.queries import Holdout
+from slipstream.dataset.queries import Holdout, Queries
 from slipstream.dataset.snapshot import Snapshot
 from slipstream.dataset.vocabulary import Vocabulary
 from slipstream.graph.derived import NextSettings, SimilarSettings, next_edges, similar_edges
 from slipstream.models.kg._attention import attention
-from slipstream.models.kg._facts import Facts, facts_of, one_relation, preferences, shared_facets
+from slipstream.models.kg._facts import NO_FACTS, facts_of, preferences, shared_facets
+from slipstream.models.kg._features import Feature, Sources, fact_features, tensor
 from slipstream.models.kg._learning import (
     Candidates,
     candidates_for,
     fit_weights,
-    hit_quality,
+    hidden_items,
     horizon_of,
     probe_of,
     query_budget,
     with_targets,
 )
-from slipstream.models.kg._legs import EdgeLeg, FacetLeg, read_matrix, rounded, write_matrix
+from slipstream.models.kg._legs import EdgeLeg, FacetLeg, rounded
+from slipstream.models.kg._settings import PathReasonerSettings
+from slipstream.models.kg._walkable import Walkable
 from slipstream.models.recommender import FitContext, TrainingData
-from slipstream.randomness import generator
+from slipstream.models.validation import validation_ndcg
 
 _SIMILAR_MEMORIES = (1.5, 5.0, 15.0, 0.0)
-_GRAPH_MEMORIES = (5.0, 20.0, 0.0)
-_DEGREE_EXPONENTS = (0.5, 0.75, 1.0)
 _NEXT_STEPS = ((1.5, 1.0), (4.0, 2.0), (8.0, 4.0), (8.0, 10.0))
+_GRAPH_MEMORIES = (5.0, 20.0)  # tried beside 0, all alike
+_DEGREE_EXPONENTS = (0.75, 0.5, 1.0)  # the first is the default
 _CHOICE_QUERIES = 1_000
-_MOST_GROUPS = 40  # relations with a weight of their own; the others share one
-_COLD_SHARE = 0.2
-_COLD_CANDIDATES = 1_500
-
-
-class ReasonerSettings(Protocol):
-    """What `fit_reasoner` reads; PathReasonerSettings has it."""
-
-    similar: bool
-    next: bool
-    graph: bool
-    people: bool
-    similar_ridge: float | None
-    similar_memory: float | None
-    next_past: float | None
-    next_future: float | None
-    next_ridge: float
-    graph_memory: float | None
-    degree_exponent: float | None
-    edges_per_item: int
-    horizon: float | None
-    probe_users: int
-    cold_level: float
-    cold_events: float
-    least_share: float
+_COLD_QUERIES = 1_000
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """A fitted reasoner's walkable graph; gammas are exact in float32."""
+class _Learned:
+    """Weights by feature, the loss, and what a good item typically scores."""
 
-    items: Vocabulary
-    entities: Vocabulary
-    edges: tuple[EdgeLeg, ...]
-    facets: FacetLeg | None
-    preferences: EdgeLeg | None
-    people: sp.csr_matrix  # [U, A]
-    people_relations: tuple[str, ...]  # [A]
-    people_entities: NDArray[np.int32]  # [A]
-    event_kind: str
+    weights: dict[Feature, float]
+    shares: dict[str, float]
+    loss: float
+    level: float
 
-    def write(self, writer: ArtifactWriter) -> None:
-        self.items.write(writer, "items")
-        self.entities.write(writer, "entities")
-        for number, leg in enumerate(self.edges):
-            leg.write(writer, f"edge{number}")
-        if self.facets is not None:
-            self.facets.write(writer, "facets")
-        if self.preferences is not None:
-            self.preferences.write(writer, "preferences")
-            write_matrix(writer, "people", self.people)
-            writer.array("people_entities", self.people_entities)
-        writer.json(
-            "legs",
-            {
-                "edges": [{"relation": leg.relation, "memory": leg.memory} for leg in self.edges],
-                "facets": None
-                if self.facets is None
-                else {"relations": list(self.facets.relations), "memory": self.facets.memory},
-                "preferences": None if self.preferences is None else self.preferences.relation,
-                "people_relations": list(self.people_relations),
-                "event_kind": self.event_kind,
-            },
-        )
-
-    @classmethod
-    def read(cls, artifact: Artifact) -> Fitted:
-        about = artifact.json("legs")
-        facets, prefers = about["facets"], about["preferences"]
-        return cls(
-            items=Vocabulary.read(artifact, "items"),
-            entities=Vocabulary.read(artifact, "entities"),
-            edges=tuple(
-                EdgeLeg.read(artifact, f"edge{n}", e["relation"], e["memory"]) for n, e in enumerate(about["edges"])
-            ),
-            facets=None
-            if facets is None
-            else FacetLeg.read(artifact, "facets", tuple(facets["relations"]), facets["memory"]),
-            preferences=None if prefers is None else EdgeLeg.read(artifact, "preferences", prefers, 0.0),
-            people=sp.csr_matrix((0, 0)) if prefers is None else read_matrix(artifact, "people"),
-            people_relations=tuple(about["people_relations"]),
-            people_entities=np.zeros(0, np.int32) if prefers is None else artifact.array("people_entities"),
-            event_kind=about["event_kind"],
-        )
-
-
-@dataclass(frozen=True)
-class _Choices:
-    """The settings with nothing left open."""
-
-    similar_ridge: float
-    similar_memory: float
-    next_past: float
-    next_future: float
-    graph_memory: float
-    degree_exponent: float
-    horizon: float
+    def of(self, feature: Feature) -> float:
+        return self.weights.get(feature, 0.0)
 
 
 def fit_reasoner(
-    data: TrainingData, settings: ReasonerSettings, context: FitContext
-) -> tuple[Fitted, dict[str, float], dict[str, Any]]:
-    """(the model, what was chosen by name of the setting, what to tell)."""
+    data: TrainingData, settings: PathReasonerSettings, context: FitContext
+) -> tuple[Walkable, dict[str, float], dict[str, Any]]:
+    """(the walkable graph, what was chosen by name of the setting, what to tell)."""
     return _Fit(data, settings, context).run()
 
 
 class _Fit:
-    def __init__(self, data: TrainingData, settings: ReasonerSettings, context: FitContext) -> None:
+    def __init__(self, data: TrainingData, settings: PathReasonerSettings, context: FitContext) -> None:
         self.train, self.settings, self.context = data.train, settings, context
         self.items = data.train.item_count
-        self.facts = facts_of(data.graph, data.item_features, self.items) if settings.graph else facts_of(None, None, 0)
-        self.horizon = horizon_of(data.validation) if settings.horizon is None else settings.horizon
-        self.probe = probe_of(data.train, self.horizon, settings.probe_users, context.seed)
-        self.candidates = candidates_for(self.probe.holdout, self.train.item_counts, context.seed)
-        self.notes: dict[str, Any] = {}
+        self.facts = facts_of(data.graph, data.item_features, self.items) if settings.graph else NO_FACTS
+        horizon = horizon_of(data.validation) if settings.horizon is None else settings.horizon
+        probe = probe_of(data.train, horizon, settings.probe_users, context.seed)
+        self.rest, self.holdout = probe.rest, with_targets(probe.holdout, settings.probe_users)
+        self.chosen: dict[str, float] = {"horizon": horizon}
+        self.notes: dict[str, Any] = {"probe_queries": len(self.holdout)}
 
-    def run(self) -> tuple[Fitted, dict[str, float], dict[str, Any]]:
-        some = with_targets(self.probe.holdout, _CHOICE_QUERIES)
-        similar, similar_memory = self._choose_similar(some)
-        follow, next_settings = self._choose_next(some)
-        facets, cold = self._choose_graph(some)
-        weights = self._weights(similar, follow, facets)
-        fitted = self._final(weights, cold, similar_memory, next_settings, facets)
-        chosen = {
-            "similar_ridge": self._similar_settings().ridge,
-            "similar_memory": similar_memory,
-            "next_past": next_settings.past,
-            "next_future": next_settings.future,
-            "horizon": self.horizon,
-            **self._graph_chosen,
-        }
-        return fitted, chosen, self.notes
+    def run(self) -> tuple[Walkable, dict[str, float], dict[str, Any]]:
+        """Choose memories, learn weights on the probe, then draw everything from all of the data."""
+        derived = [leg for leg in (self._choose_similar(), self._choose_next()) if leg is not None]
+        cold = self._learn_cold()
+        warm = self._learn_warm({leg.relation: leg for leg in derived})
+        return self._final(warm, cold), self.chosen, self.notes
+
+    # Derived relations
+
+    def _similar(self, snapshot: Snapshot) -> sp.csr_matrix:
+        ridge, keep = self.chosen["similar_ridge"], self.settings.edges_per_item
+        return similar_edges(snapshot, SimilarSettings(ridge=ridge, keep=keep), self.context.progress)
+
+    def _next(self, snapshot: Snapshot, past: float, future: float) -> sp.csr_matrix:
+        ridge, keep = self.settings.next_ridge, self.settings.edges_per_item
+        settings = NextSettings(past=past, future=future, ridge=ridge, keep=keep)
+        return next_edges(snapshot, settings, self.context.progress)
+
+    def _choose_similar(self) -> EdgeLeg | None:
+        if not self.settings.similar or not self.rest.event_count:
+            return None
+        usual = float(np.clip(5 * self.train.event_count / max(1, self.items), 50, 1000))
+        self.chosen["similar_ridge"] = self.settings.similar_ridge or usual
+        given = self.settings.similar_memory
+        memories = (given,) if given is not None else _SIMILAR_MEMORIES if self.train.ordered else (0.0,)
+        matrix = self._similar(self.rest)
+        legs = [EdgeLeg("similar_to", matrix, memory) for memory in memories]
+        leg = legs[self._best(legs)]
+        self.chosen["similar_memory"] = leg.memory
+        return leg
+
+    def _choose_next(self) -> EdgeLeg | None:
+        if not self.settings.next or not self.train.ordered or not self.rest.event_count:
+            return None
+        past, future = self.settings.next_past, self.settings.next_future
+        steps = _NEXT_STEPS if past is None or future is None else ((past, future),)
+        legs = [EdgeLeg("next", self._next(self.rest, p, f), p) for p, f in steps]
+        best = self._best(legs)
+        self.chosen["next_past"], self.chosen["next_future"] = steps[best]
+        return legs[best]
+
+    def _best(self, legs: Sequence[EdgeLeg]) -> int:
+        """The leg that alone ranks the probe's targets best; the first of equals."""
+        if len(legs) == 1:
+            return 0
+        some = with_targets(self.holdout, _CHOICE_QUERIES)
+        quality = [self._quality(leg, some) for leg in legs]
+        self.notes[f"{legs[0].relation} tried"] = [round(q, 4) for q in quality]
+        return int(np.argmax(quality))
+
+    def _quality(self, leg: EdgeLeg, holdout: Holdout) -> float:
+        def score(queries: Queries) -> NDArray[np.float32]:
+            return leg.sums(attention(queries, self.items, leg.memory)).astype(np.float32)
+
+        return validation_ndcg(score, holdout)
+
+    # Weights
+
+    def _sources(self, derived: dict[str, EdgeLeg], snapshot: Snapshot) -> Sources:
+        people = self.facts.people if self.settings.people else None
+        return Sources(
+            items=self.items,
+            derived=derived,
+            facts=self.facts,
+            facets=self._facets(),
+            memory=self.chosen["graph_memory"],
+            prefers=None if people is None else preferences(snapshot, people),
+        )
+
+    def _facets(self) -> FacetLeg | None:
+        if self.facts.facets is None:
+            return None
+        facets = shared_facets(self.facts.facets, self.chosen["degree_exponent"])
+        return facets.remembering(self.chosen["graph_memory"])
+
+    def _learn_cold(self) -> _Learned | None:
+        """Weights of facts for items without events: some items are hidden as a whole and asked for."""
+        given, memory = self.settings.degree_exponent, self.settings.graph_memory
+        self.chosen["graph_memory"] = memory or 0.0
+        self.chosen["degree_exponent"] = _DEGREE_EXPONENTS[0] if given is None else given
+        features = fact_features(self.facts)
+        rest, holdout, hidden = hidden_items(self.train, _COLD_QUERIES, self.context.seed)
+        if not features or not len(holdout.target):
+            return None
+        candidates = Candidates.of(hidden, self.items)
+        best = self._fitted(features, self._sources({}, rest), holdout, candidates, rank=1)
+        tries = [("degree_exponent", v) for v in _DEGREE_EXPONENTS[1:] if given is None]
+        if memory is None and self.train.ordered:
+            tries += [("graph_memory", v) for v in _GRAPH_MEMORIES]
+        for name, value in tries:
+            before = self.chosen[name]
+            self.chosen[name] = value
+            learned = self._fitted(features, self._sources({}, rest), holdout, candidates, rank=1)
+            if learned.loss < best.loss:
+                best = learned
+            else:
+                self.chosen[name] = before
+        self.notes |= {"cold_loss": best.loss, "cold_shares": best.shares}
+        return best
+
+    def _learn_warm(self, derived: dict[str, EdgeLeg]) -> _Learned:
+        sources = self._sources(derived, self.rest)
+        candidates = candidates_for(self.holdout, self.train.item_counts, self.context.seed)
+        learned = self._fitted(sources.features(), sources, self.holdout, candidates, rank=10)
+        self.notes |= {"loss": learned.loss, "shares": learned.shares}
+        return learned
+
+    def _fitted(
+        self, features: list[Feature], sources: Sources, holdout: Holdout, candidates: Candidates, rank: int
+    ) -> _Learned:
+        """rank: the place in the list whose typical score is the level."""
+        holdout = with_targets(holdout, query_budget(len(features), len(candidates.items), len(holdout)))
+        if not features or not len(holdout):
+            return _Learned(dict.fromkeys(features, 1.0), {}, float("inf"), 1.0)
+        self.context.progress(0, 1, "weighing paths")
+        people = self._attributes(holdout.queries)
+        parts = tensor(sources, features, holdout.queries, people, candidates.items)
+        weights, loss, shares = fit_weights(parts, holdout, candidates)
+        weights = np.where(shares < self.settings.least_share, 0.0, weights)
+        scores = np.tensordot(weights.astype(np.float32), parts, axes=1)
+        place = min(rank, scores.shape[1]) - 1
+        level = float(-np.partition(-scores, place, axis=1)[:, place].mean())
+        told = {f.name: round(float(s), 4) for f, s in zip(features, shares, strict=True) if s > 0}
+        return _Learned(dict(zip(features, weights.tolist(), strict=True)), told, loss, level)
+
+    def _attributes(self, queries: Queries) -> sp.csr_matrix:
+        """[Q, A] attributes of the askers; empty for people that nobody knows."""
+        people = self.facts.people
+        return attributes_of(queries, people) if people is not None else sp.csr_matrix((len(queries), 0))
+
+    # The graph that comes out
+
+    def _final(self, warm: _Learned, cold: _Learned | None) -> Walkable:
+        edges = []
+        if "similar_memory" in self.chosen and warm.of(Feature("derived", "similar_to")):
+            leg = EdgeLeg("similar_to", self._similar(self.train), self.chosen["similar_memory"])
+            edges.append(leg.scaled(warm.of(Feature("derived", "similar_to"))))
+        if "next_past" in self.chosen and warm.of(Feature("derived", "next")):
+            past, future = self.chosen["next_past"], self.chosen["next_future"]
+            leg = EdgeLeg("next", self._next(self.train, past, future), past)
+            edges.append(leg.scaled(warm.of(Feature("derived", "next"))))
+        lean = self._leaning(warm, cold)
+        facets = self._facets()
+        strength = _Strength(warm, cold, lean)
+        for number, leg in enumerate(self.facts.straight):
+            factor = strength.of_items(Feature("straight", leg.relation, (number,)))
+            matrix = rounded(leg.matrix @ sp.diags(factor))
+            edges.append(EdgeLeg(leg.relation, matrix, self.chosen["graph_memory"]))
+        prefers = self._final_preferences(warm)
+        return Walkable(
+            items=self.train.items,
+            entities=Vocabulary.of(self.facts.entities),
+            edges=tuple(EdgeLeg(e.relation, rounded(e.matrix), e.memory) for e in edges if e.matrix.nnz),
+            facets=None if facets is None else _weighted(facets, strength, fact_features(self.facts)),
+            preferences=prefers,
+            people=self.facts.people if prefers is not None else sp.csr_matrix((0, 0)),
+            people_relations=self.facts.people_relations,
+            people_entities=self.facts.people_entities,
+            event_kind=_usual_kind(self.train),
+        )
+
+    def _leaning(self, warm: _Learned, cold: _Learned | None) -> NDArray[np.float64]:
+        """[I]: how much of the cold weights each item gets, scaled to the level of warm scores."""
+        if cold is None or not cold.level > 0:
+            return np.zeros(self.items)
+        wanted = self.settings.cold_level * (warm.level if warm.level > 0 else 1.0)
+        half = self.settings.cold_events
+        return np.asarray(wanted / cold.level * half / (half + self.train.item_counts))
+
+    def _final_preferences(self, warm: _Learned) -> EdgeLeg | None:
+        if self.facts.people is None or not self.settings.people:
+            return None
+        weights = np.array([warm.of(Feature("people", name)) for name in self.facts.people_relations])
+        if not weights.any():
+            return None
+        matrix = sp.diags(weights) @ preferences(self.train, self.facts.people)
+        return EdgeLeg("prefers", rounded(matrix), 0.0)
+
+
+@dataclass(frozen=True)
+class _Strength:
+    """What the last hop into each item weighs: the warm weight, and the cold one as far as the item leans on it."""
+
+    warm: _Learned
+    cold: _Learned | None
+    lean: NDArray[np.float64]  # [I]
+
+    def of_items(self, feature: Feature) -> NDArray[np.float64]:
+        cold = 0.0 if self.cold is None else self.cold.of(feature)
+        return self.warm.of(feature) + cold * self.lean
+
+
+def _weighted(facets: FacetLeg, strength: _Strength, features: list[Feature]) -> FacetLeg | None:
+    back = facets.back.copy()
+    row = np.repeat(np.arange(back.shape[0]), np.diff(back.indptr))
+    factor = np.zeros(len(back.data))
+    for feature in features:
+        if feature.kind == "facets":
+            mine = np.isin(facets.facet_relation[row], feature.numbers)
+            factor[mine] = strength.of_items(feature)[back.indices[mine]]
+    back.data = back.data * factor
+    back = rounded(back)
+    if not back.nnz:
+        return None
+    weighted = facets.weighted(back)
+    return FacetLeg(
+        rounded(weighted.out),
+        weighted.back,
+        weighted.relations,
+        weighted.facet_relation,
+        weighted.facet_inverse,
+        weighted.facet_entity,
+        weighted.memory,
+    )
+
+
+def attributes_of(queries: Queries, people: sp.csr_matrix) -> sp.csr_matrix:
+    """[Q, A]: 1 for each attribute of the person who asks; nothing for a person nobody knows."""
+    known = (queries.user >= 0) & (queries.user < people.shape[0])
+    if not people.shape[0]:
+        return sp.csr_matrix((len(queries), people.shape[1]))
+    rows = sp.csr_matrix(people[np.where(known, queries.user, 0)])
+    return sp.csr_matrix(sp.diags(known.astype(np.float64)) @ rows)
+
+
+def _usual_kind(train: Snapshot) -> str:
+    if not train.event_count:
+        return "click"
+    return train.kinds[int(np.argmax(np.bincount(train.kind, minlength=len(train.kinds))))]

@@ -9,22 +9,20 @@ L-BFGS-B, always the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.optimize
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from slipstream.dataset.queries import Holdout, Queries, queries_of
 from slipstream.dataset.snapshot import Snapshot
-from slipstream.models.kg._attention import attention
 from slipstream.randomness import generator
 
 _MOST_CELLS = 40_000_000  # of the feature tensor, float32: 160 MB
 _MOST_CANDIDATES = 4_000
 _FEWEST_QUERIES = 200
+_MOST_HIDDEN = 1_500
 _MOST_TARGETS = 30  # of one query
 _SHRINK = 1e-3  # of the loss per unit of weight in units of its feature: what carries nothing becomes zero
 
@@ -79,7 +77,9 @@ def _shuffled_ranks(train: Snapshot, rng: np.random.Generator) -> NDArray[np.int
     return ranks
 
 
-def _holdout(train: Snapshot, mask: NDArray[np.bool_], chosen: NDArray[np.int64], queries: Queries) -> Holdout:
+def _holdout(
+    train: Snapshot, mask: NDArray[np.bool_], chosen: NDArray[np.int64], queries: Queries
+) -> Holdout:
     targets, counts = [], []
     for row, user in enumerate(chosen):
         events = slice(int(train.offsets[user]), int(train.offsets[user + 1]))
@@ -89,7 +89,9 @@ def _holdout(train: Snapshot, mask: NDArray[np.bool_], chosen: NDArray[np.int64]
         counts.append(len(targets[-1]))
     offsets = np.zeros(len(chosen) + 1, np.int64)
     np.cumsum(counts, out=offsets[1:])
-    return Holdout(queries, offsets, np.concatenate(targets).astype(np.int32) if targets else np.zeros(0, np.int32))
+    return Holdout(
+        queries, offsets, np.concatenate(targets).astype(np.int32) if targets else np.zeros(0, np.int32)
+    )
 
 
 def with_targets(holdout: Holdout, most: int) -> Holdout:
@@ -116,7 +118,9 @@ def select(holdout: Holdout, rows: NDArray[np.int64]) -> Holdout:
     )
 
 
-def _slices(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _slices(
+    offsets: NDArray[np.int64], rows: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     lengths = offsets[rows + 1] - offsets[rows]
     result = np.zeros(len(rows) + 1, np.int64)
     np.cumsum(lengths, out=result[1:])
@@ -192,7 +196,9 @@ def fit_weights(
         options={"maxiter": 60},
     )
     weights[alive] = found.x / size[alive]
-    parts = np.array([(features[f][rows, columns] * per_target).sum() for f in range(len(features))]) * weights
+    parts = (
+        np.array([(features[f][rows, columns] * per_target).sum() for f in range(len(features))]) * weights
+    )
     shares = parts / max(float(parts.sum()), 1e-12)
     return weights, float(found.fun), shares
 
@@ -220,25 +226,23 @@ def _seen(queries: Queries, candidates: Candidates, shape: tuple[int, ...]) -> N
     return closed
 
 
-def hit_quality(scores: NDArray[np.floating], holdout: Holdout, candidates: Candidates, k: int = 10) -> float:
-    """NDCG@k of the queries' targets among the candidates, seen ones removed; ties by item number."""
-    rows, columns, _ = _targets(holdout, candidates)
-    values = np.array(scores, np.float64)
-    values[_seen(holdout.queries, candidates, values.shape)] = -np.inf
-    wanted = np.zeros(values.shape, bool)
-    wanted[rows, columns] = True
-    best = np.argsort(-values, axis=1, kind="stable")[:, :k]
-    hit = np.take_along_axis(wanted, best, axis=1) & (np.take_along_axis(values, best, axis=1) > 0)
-    discount = 1.0 / np.log2(np.arange(2, best.shape[1] + 2))
-    ideal = np.concatenate([[0.0], np.cumsum(discount)])
-    targets = np.minimum(wanted.sum(axis=1), best.shape[1])
-    asked = targets > 0
-    return float(((hit * discount).sum(axis=1)[asked] / ideal[targets[asked]]).mean()) if asked.any() else 0.0
+def hidden_items(
+    train: Snapshot, most_queries: int, seed: int
+) -> tuple[Snapshot, Holdout, NDArray[np.int64]]:
+    """(the data without a fifth of the items that have events, who took them, those items).
 
-
-def starts_of(queries: Queries, items: int, memory: float) -> sp.csr_matrix:
-    return attention(queries, items, memory)
-
-
-def concatenated(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    return np.stack(parts) if parts else np.zeros((0, 0, 0), np.float32)
+    The histories of the queries keep their order and lack the hidden items; at most 1,500 items compete.
+    """
+    rng = generator(seed, "path reasoner", "hidden items")
+    counts = train.item_counts
+    alive = np.flatnonzero(counts > 0)
+    hidden = np.sort(rng.permutation(alive)[: max(1, min(len(alive) // 5, _MOST_HIDDEN))])
+    is_hidden = np.zeros(train.item_count, bool)
+    is_hidden[hidden] = True
+    mask = is_hidden[train.item]
+    rest = train.keep(~mask)
+    lost = np.bincount(train.user[mask], minlength=train.user_count)
+    able = np.flatnonzero((lost > 0) & (np.diff(rest.offsets) >= 2))
+    chosen = np.sort(rng.permutation(able)[:most_queries])
+    queries = queries_of(rest, chosen)
+    return rest, _holdout(train, mask, chosen, queries), hidden

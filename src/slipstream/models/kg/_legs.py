@@ -64,9 +64,7 @@ class EdgeLeg:
         place = np.searchsorted(start, sources)
         inside = (place < len(start)) & (start[np.minimum(place, len(start) - 1)] == sources)
         gammas = columns.data[begin:end][inside]
-        return LegPaths(
-            sources[inside].astype(np.int64), np.full(len(gammas), -1, np.int64), gammas[:, None]
-        )
+        return LegPaths(sources[inside].astype(np.int64), np.full(len(gammas), -1, np.int64), gammas[:, None])
 
     @cached_property
     def _columns(self) -> sp.csc_matrix:

@@ -20,47 +20,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import polars as pl
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from pydantic import Field
 
 from slipstream.artifacts import Artifact, ArtifactWriter
 from slipstream.config import Settings
 from slipstream.dataset.queries import Queries
-from slipstream.dataset.vocabulary import Vocabulary
 from slipstream.models.kg._attention import attention
-from slipstream.models.kg._legs import EdgeLeg, FacetLeg, LegPaths, read_matrix, write_matrix
-from slipstream.models.kg._fitting import Fitted, fit_reasoner
+from slipstream.models.kg._fitting import attributes_of, fit_reasoner
+from slipstream.models.kg._legs import EdgeLeg, FacetLeg, LegPaths
+from slipstream.models.kg._settings import PathReasonerSettings
+from slipstream.models.kg._walkable import Walkable
 from slipstream.models.recommender import FitContext, FitReport, Hop, PathReason, ScoreMatrix, TrainingData
 
 VISITOR = "visitor"
 _BATCH = 512
-
-
-class PathReasonerSettings(Settings):
-    """None is chosen while fitting; the fitted model's settings say what was chosen."""
-
-    similar: bool = True
-    next: bool = True  # needs an order
-    graph: bool = True
-    people: bool = True
-    similar_ridge: float | None = Field(None, gt=0)
-    similar_memory: float | None = Field(None, ge=0)  # events; 0: all alike
-    next_past: float | None = Field(None, gt=0)
-    next_future: float | None = Field(None, gt=0)
-    next_ridge: float = Field(100.0, gt=0)
-    graph_memory: float | None = Field(None, ge=0)
-    degree_exponent: float | None = Field(None, ge=0, le=2)
-    edges_per_item: int = Field(150, ge=1, le=2_000)
-    horizon: float | None = Field(None, ge=0, le=0.5)  # share of a history that a probe hides; 0: one event
-    probe_users: int = Field(2_000, ge=1)
-    cold_level: float = Field(0.3, ge=0)  # what facts alone may score beside a typical good score
-    cold_events: float = Field(2.0, gt=0)  # events after which an item leans half on facts
-    least_share: float = Field(0.003, ge=0, lt=1)  # a relation that carries less of the targets' scores is left out
 
 
 @dataclass(frozen=True)
@@ -77,7 +55,7 @@ class PathReasoner:
     settings_type: ClassVar[type[Settings]] = PathReasonerSettings
     refits: ClassVar[bool] = True
 
-    def __init__(self, settings: PathReasonerSettings, fitted: Fitted, report: FitReport) -> None:
+    def __init__(self, settings: PathReasonerSettings, fitted: Walkable, report: FitReport) -> None:
         self.settings: Settings = settings
         self.report = report
         self._fitted = fitted
@@ -114,10 +92,7 @@ class PathReasoner:
     def _begin(self, queries: Queries, start: _Start) -> sp.csr_matrix:
         if not start.people:
             return attention(queries, len(self._items), start.leg.memory)
-        people = self._fitted.people
-        known = (queries.user >= 0) & (queries.user < people.shape[0])
-        rows = sp.csr_matrix(people[np.where(known, queries.user, 0)])
-        return sp.csr_matrix(sp.diags(known.astype(np.float64)) @ rows)
+        return attributes_of(queries, self._fitted.people)
 
     def paths(self, query: Queries, item: int, limit: int) -> list[PathReason]:
         """The `limit` best paths of one query to an item, in descending score; shares of the item's score.
@@ -157,7 +132,10 @@ class PathReasoner:
         fitted, number, via = self._fitted, int(found.start[row]), int(found.via[row])
         gammas, end = found.gammas[row], self._items[item]
         if start.people:
-            relation, middle = fitted.people_relations[number], fitted.entities[int(fitted.people_entities[number])]
+            relation, middle = (
+                fitted.people_relations[number],
+                fitted.entities[int(fitted.people_entities[number])],
+            )
         else:
             relation, middle = fitted.event_kind, self._items[number]
         first = Hop(VISITOR, relation, middle, float(weights[row]))
@@ -204,7 +182,7 @@ class PathReasoner:
 
     @classmethod
     def load(cls, artifact: Artifact, settings: PathReasonerSettings) -> Self:
-        return cls(settings, Fitted.read(artifact), FitReport())
+        return cls(settings, Walkable.read(artifact), FitReport())
 
 
 def _edge_columns(leg: EdgeLeg, heads: pl.Series, tails: pl.Series) -> dict[str, pl.Series]:

@@ -30,8 +30,8 @@ from slipstream.randomness import generator
 VALIDATION_USERS = 2_000
 BATCH_FLOATS = 2_000_000
 _HALF_LIVES = (0.0, 2.0, 5.0, 15.0, 50.0, 150.0)
-_PAIRS = ((0.3, 0.01), (0.3, 0.003), (0.3, 0.03), (1.0, 0.005), (1.0, 0.01), (0.1, 0.01), (0.1, 0.03))
-"""(α₀, λ) to try, the middle of the road first: a larger α₀ wants a smaller λ."""
+_PAIRS = ((15, 0.01), (15, 0.003), (15, 0.03), (5, 0.03), (5, 0.01), (40, 0.003), (40, 0.01))
+"""(α₀ as a multiple of the share of pairs that were seen, λ) to try, the middle of the road first."""
 
 
 class IalsSettings(Settings):
@@ -74,13 +74,13 @@ class Ials:
         train = data.train
         sparse = train.event_count < 20 * train.user_count
         return IalsSettings(
-            dim=128 if sparse else 64,
+            dim=256 if sparse else 64,
             iterations=8 if train.event_count > 5_000_000 else 10,
             half_life=None if train.ordered else 0.0,
         )
 
     @classmethod
-    def fit(cls, data: TrainingData, settings: IalsSettings, context: FitContext) -> Self:
+    def fit(cls, data: TrainingData, settings: IalsSettings, context: FitContext) -> Ials:
         """A round costs O(E · D² + (U + I) · D³); memory O((U + I) · D) beside the batches."""
         rounds = _Rounds(data, settings, context)
         chosen = rounds.choose()
@@ -202,9 +202,15 @@ class _Rounds:
     def choose(self) -> IalsSettings:
         """Few iterations for each point: the order of the points shows early."""
         s = self.settings
+        density = self.by_user.nnz / max(self.by_user.shape[0] * self.by_user.shape[1], 1)
         points = [
-            s.model_copy(update={"unobserved": s.unobserved or a, "regularisation": s.regularisation or r})
-            for a, r in _PAIRS
+            s.model_copy(
+                update={
+                    "unobserved": s.unobserved or float(f"{times * density or 1.0:.2g}"),
+                    "regularisation": s.regularisation or regularisation,
+                }
+            )
+            for times, regularisation in _PAIRS
         ]
         points = [point for at, point in enumerate(points) if point not in points[:at]]
         if self.holdout is None or len(points) == 1:

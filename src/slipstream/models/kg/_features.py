@@ -1,0 +1,106 @@
+"""The parts of a score that get a weight of their own, and what each would score alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from slipstream.dataset.queries import Queries
+from slipstream.models.kg._attention import attention
+from slipstream.models.kg._facts import Facts
+from slipstream.models.kg._legs import EdgeLeg, FacetLeg
+
+_MOST_GROUPS = 40  # relations with a weight of their own; the rarer ones share one
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One weight. kind: derived | straight | facets | people; numbers: relations or legs it covers."""
+
+    kind: str
+    name: str
+    numbers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where features come from: derived legs by relation, facts, and what attributes prefer [A, I]."""
+
+    items: int
+    derived: Mapping[str, EdgeLeg]
+    facts: Facts
+    facets: FacetLeg | None  # with degree terms
+    memory: float  # of paths over facts
+    prefers: sp.csr_matrix | None
+
+    def features(self) -> list[Feature]:
+        derived = [Feature("derived", name) for name in self.derived]
+        relations = [] if self.prefers is None else list(dict.fromkeys(self.facts.people_relations))
+        return [*derived, *fact_features(self.facts), *(Feature("people", name) for name in relations)]
+
+
+def fact_features(facts: Facts) -> list[Feature]:
+    """One feature per relation of facts, the rarest relations together."""
+    features = [Feature("straight", leg.relation, (n,)) for n, leg in enumerate(facts.straight)]
+    if facts.facets is None:
+        return features
+    names = facts.facets.relations
+    uses = np.diff(facts.facets.back.indptr)
+    sizes = np.bincount(facts.facets.facet_relation, uses, minlength=len(names))
+    order = [int(r) for r in np.argsort(-sizes, kind="stable") if sizes[r]]
+    features += [Feature("facets", names[r], (r,)) for r in order[:_MOST_GROUPS]]
+    if order[_MOST_GROUPS:]:
+        features.append(Feature("facets", "the rarer relations", tuple(order[_MOST_GROUPS:])))
+    return features
+
+
+def tensor(
+    sources: Sources,
+    features: list[Feature],
+    queries: Queries,
+    people: sp.csr_matrix,
+    columns: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    """[F, Q, C]: what each feature alone scores for the items `columns`. people: [Q, A] attributes of the askers.
+
+    Walks back to the item they came from are in it; the loss leaves out items that were touched.
+    """
+    result = np.zeros((len(features), len(queries), len(columns)), np.float32)
+    parts = [_part(sources, feature, columns) for feature in features]
+    for first, some in queries.batches(_CHUNK):
+        rows = slice(first, first + len(some))
+        facts = attention(some, sources.items, sources.memory)
+        for number, feature in enumerate(features):
+            if feature.kind == "derived":
+                start = attention(some, sources.items, sources.derived[feature.name].memory)
+            else:
+                start = people[rows] if feature.kind == "people" else facts
+            result[number, rows] = _walk(start, parts[number])
+    return result
+
+
+def _part(sources: Sources, feature: Feature, columns: NDArray[np.int64]) -> tuple[sp.csr_matrix, ...]:
+    """The matrices to walk over, the last one transposed where there are two."""
+    if feature.kind == "derived":
+        return (sp.csr_matrix(sources.derived[feature.name].matrix[:, columns]),)
+    if feature.kind == "straight":
+        return (sp.csr_matrix(sources.facts.straight[feature.numbers[0]].matrix[:, columns]),)
+    if feature.kind == "people" and sources.prefers is not None:
+        mine = np.array([name == feature.name for name in sources.facts.people_relations], np.float64)
+        return (sp.csr_matrix(sp.diags(mine) @ sources.prefers[:, columns]),)
+    facets = sources.facets
+    if facets is None:
+        raise ValueError(f"feature {feature.name!r} has no facets")
+    used = np.flatnonzero(np.isin(facets.facet_relation, feature.numbers))
+    return sp.csr_matrix(facets.out[:, used]), sp.csr_matrix(facets.back[used][:, columns].T)
+
+
+def _walk(start: sp.csr_matrix, matrices: tuple[sp.csr_matrix, ...]) -> NDArray[np.float64]:
+    if len(matrices) == 1:
+        return np.asarray((start @ matrices[0]).toarray())
+    return np.asarray(matrices[1] @ (start @ matrices[0]).toarray().T).T

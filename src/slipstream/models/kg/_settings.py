@@ -1,0 +1,36 @@
+"""The settings of the path reasoner."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from slipstream.config import Settings
+
+
+class PathReasonerSettings(Settings):
+    """None is chosen while fitting; the fitted model's settings say what was chosen."""
+
+    similar: bool = True
+    next: bool = True
+    """Needs an order."""
+    graph: bool = True
+    people: bool = True
+    similar_ridge: float | None = Field(None, gt=0)
+    similar_memory: float | None = Field(None, ge=0)
+    """Events of the history after which one counts 1/e; 0: all alike."""
+    next_past: float | None = Field(None, gt=0)
+    next_future: float | None = Field(None, gt=0)
+    next_ridge: float = Field(100.0, gt=0)
+    graph_memory: float | None = Field(None, ge=0)
+    degree_exponent: float | None = Field(None, ge=0, le=2)
+    edges_per_item: int = Field(150, ge=1, le=2_000)
+    """Derived edges that leave an item."""
+    horizon: float | None = Field(None, ge=0, le=0.5)
+    """Share of a history that the probe hides; 0: the last event. None: as much as validation hides."""
+    probe_users: int = Field(2_000, ge=1)
+    cold_level: float = Field(0.3, ge=0)
+    """What facts alone may score, beside a typical score in the tenth place."""
+    cold_events: float = Field(2.0, gt=0)
+    """Events after which an item leans on facts half as much as one without any."""
+    least_share: float = Field(0.003, ge=0, lt=1)
+    """A relation that carries less of the targets' scores is left out."""
