@@ -20,7 +20,9 @@ FILMS = pl.DataFrame(
         "item_id": [str(n) for n in range(60)],
         "title": [f"Film {n} ({1970 + n % 40})" for n in range(60)],
         "director": [DIRECTORS[n % 6] for n in range(60)],
-        "genre": [[["drama", "comedy", "crime"][n % 3], *(["classic"] if n % 5 == 0 else [])] for n in range(60)],
+        "genre": [
+            [["drama", "comedy", "crime"][n % 3], *(["classic"] if n % 5 == 0 else [])] for n in range(60)
+        ],
     }
 )
 
@@ -32,7 +34,9 @@ def ratings(people: int = 200) -> pl.DataFrame:
         followed = draw.sample(range(6), 2)
         own = [n for n in range(60) if n % 6 in followed]
         seen = draw.sample(own, draw.randint(6, 12)) + draw.sample(range(60), 2)
-        rows += [(f"u{person}", str(film), 1_600_000_000 + 3_600 * n) for n, film in enumerate(dict.fromkeys(seen))]
+        rows += [
+            (f"u{person}", str(film), 1_600_000_000 + 3_600 * n) for n, film in enumerate(dict.fromkeys(seen))
+        ]
     return pl.DataFrame(rows, schema=["userId", "movieId", "timestamp"], orient="row")
 
 

@@ -24,7 +24,10 @@ def baskets(people: int = 120, weeks: int = 8) -> pl.DataFrame:
         weekly = draw.sample(SHELF, 3)
         for week in range(weeks):
             other = [draw.choice(SHELF)] if draw.random() < 0.3 else []
-            rows += [(f"c{person}", thing, 1_700_000_000 + week * 604_800 + n) for n, thing in enumerate(weekly + other)]
+            rows += [
+                (f"c{person}", thing, 1_700_000_000 + week * 604_800 + n)
+                for n, thing in enumerate(weekly + other)
+            ]
     return pl.DataFrame(rows, schema=["customer_id", "product", "time"], orient="row")
 
 

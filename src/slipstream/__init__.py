@@ -22,7 +22,7 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "open"]
 
 
-def open(home: str | Path | None = None) -> Workspace:  # noqa: A001 - reads as the verb that it is
+def open(home: str | Path | None = None) -> Workspace:
     """The workspace of a home folder (made when something is first written to it)."""
     from slipstream.loop.workspace import Workspace
 

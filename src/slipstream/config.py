@@ -76,7 +76,9 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"a setting must read key=value, got {text!r}", hint="for example --set epochs=20")
+            raise ConfigError(
+                f"a setting must read key=value, got {text!r}", hint="for example --set epochs=20"
+            )
         parsed[key.strip()] = _json_or_text(value.strip())
     return parsed
 
@@ -139,7 +141,7 @@ def home_folder(given: str | Path | None = None) -> Home:
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: SLIPSTREAM_CACHE, else XDG_CACHE_HOME/slipstream, else ~/.cache/slipstream."""
+    """For downloads: SLIPSTREAM_CACHE, else XDG_CACHE_HOME/slipstream, else ~/.cache/slipstream."""
     if own := os.environ.get("SLIPSTREAM_CACHE"):
         return Path(own)
     base = os.environ.get("XDG_CACHE_HOME")

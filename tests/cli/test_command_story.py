@@ -27,7 +27,9 @@ def log(path: Path, people: int = 60) -> Path:
     draw, lines = random.Random(1), [HEADER]
     for person in range(people):
         films = draw.sample(range(person % 2, 30, 2), 8)
-        lines += [f"u{person},f{film},{1_000_000 + 1000 * step + person},5\n" for step, film in enumerate(films)]
+        lines += [
+            f"u{person},f{film},{1_000_000 + 1000 * step + person},5\n" for step, film in enumerate(films)
+        ]
     path.write_text("".join(lines))
     return path
 
@@ -96,9 +98,12 @@ def test_events_and_graph_come_out(home: Path, tmp_path: Path) -> None:
 def test_doctor_and_lists(home: Path) -> None:
     assert "every byte as written" in run("doctor", home=home)
     assert "live" in run("releases", home=home)
-    assert "popularity" in subprocess.run(
-        [sys.executable, "-m", "slipstream", "models"], capture_output=True, text=True, check=True
-    ).stdout
+    assert (
+        "popularity"
+        in subprocess.run(
+            [sys.executable, "-m", "slipstream", "models"], capture_output=True, text=True, check=True
+        ).stdout
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,7 +118,9 @@ def test_doctor_and_lists(home: Path) -> None:
         (("frobnicate",), 2, "No such command"),
     ],
 )
-def test_a_wrong_call_says_what_and_how(home: Path, arguments: tuple[str, ...], code: int, words: str) -> None:
+def test_a_wrong_call_says_what_and_how(
+    home: Path, arguments: tuple[str, ...], code: int, words: str
+) -> None:
     told = run(*arguments, home=home, code=code)
     assert words in " ".join(told.split())
 
@@ -149,7 +156,9 @@ def test_killed_steps_are_finished_by_running_them_again(tmp_path: Path) -> None
 
 def _start_and_kill(step: tuple[str, ...], home: Path, after_s: float) -> None:
     command = [sys.executable, "-m", "slipstream", *step, "--home", str(home)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     time.sleep(after_s)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()

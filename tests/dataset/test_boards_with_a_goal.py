@@ -13,7 +13,11 @@ from slipstream.errors import BadInput
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
     rows = [(f"u{u}", f"i{n}", "view", 10 * u + n) for u in range(3) for n in range(6)]
-    rows += [("u0", "i0", "purchase", 1_000), ("u1", "i1", "purchase", 1_001), ("u1", "i1", "purchase", 1_002)]
+    rows += [
+        ("u0", "i0", "purchase", 1_000),
+        ("u1", "i1", "purchase", 1_001),
+        ("u1", "i1", "purchase", 1_002),
+    ]
     rows += [("u2", "i5", "view", 1_003)]
     frame = pl.DataFrame(rows, schema=["user_id", "item_id", "kind", "timestamp"], orient="row")
     frame.write_parquet(tmp_path / "interactions.parquet")

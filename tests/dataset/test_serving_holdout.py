@@ -26,7 +26,9 @@ def snapshot(events: list[tuple[str, str, str]], *, ordered: bool = True) -> Sna
 def test_the_last_event_of_users_with_three_is_held_out(events: list[tuple[str, str, str]]) -> None:
     whole = snapshot(events)
     train, holdout = hold_out_last(whole)
-    asked = {} if holdout is None else {int(u): holdout.targets(q) for q, u in enumerate(holdout.queries.user)}
+    asked = (
+        {} if holdout is None else {int(u): holdout.targets(q) for q, u in enumerate(holdout.queries.user)}
+    )
     for user in range(whole.user_count):
         history = whole.history(user)
         if len(history) >= 3:
@@ -38,11 +40,17 @@ def test_the_last_event_of_users_with_three_is_held_out(events: list[tuple[str, 
 
 
 @given(rows)
-def test_with_a_goal_only_such_events_are_targets_and_nothing_later_is_known(events: list[tuple[str, str, str]]) -> None:
+def test_with_a_goal_only_such_events_are_targets_and_nothing_later_is_known(
+    events: list[tuple[str, str, str]],
+) -> None:
     whole = snapshot(events)
     train, holdout = hold_out_last(whole, goal="purchase")
     bought = whole.kinds.index("purchase") if "purchase" in whole.kinds else -1
-    asked = {} if holdout is None else {int(u): int(holdout.targets(q)[0]) for q, u in enumerate(holdout.queries.user)}
+    asked = (
+        {}
+        if holdout is None
+        else {int(u): int(holdout.targets(q)[0]) for q, u in enumerate(holdout.queries.user)}
+    )
     for user in range(whole.user_count):
         a, b = whole.offsets[user], whole.offsets[user + 1]
         places = np.flatnonzero(whole.kind[a:b] == bought)

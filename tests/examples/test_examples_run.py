@@ -16,7 +16,9 @@ EXPECTED = {
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=[e.stem for e in EXAMPLES])
 def test_the_example_runs_and_answers(example: Path) -> None:
-    done = subprocess.run([sys.executable, str(example)], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, str(example)], capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     for text in EXPECTED[example.stem]:
         assert text in done.stdout.lower() or text in done.stdout, done.stdout[-2000:]
@@ -24,7 +26,9 @@ def test_the_example_runs_and_answers(example: Path) -> None:
 
 def test_groceries_repeat_what_was_bought() -> None:
     example = next(e for e in EXAMPLES if e.stem == "groceries")
-    done = subprocess.run([sys.executable, str(example)], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        [sys.executable, str(example)], capture_output=True, text=True, timeout=120, check=True
+    )
     lines = dict(line.split(":", 1) for line in done.stdout.splitlines() if ":" in line)
     bought = {thing.strip() for thing in lines["bought lately"].split(",")}
     nexts = [thing.strip() for thing in lines["next basket"].split(",")]

@@ -100,9 +100,13 @@ def test_python_objects_are_never_stored(tmp_path: Path) -> None:
 
 def test_a_failed_write_leaves_the_old_artifact(tmp_path: Path) -> None:
     write_example(tmp_path / "a", 1)
-    with pytest.raises(RuntimeError), writing(tmp_path / "a", "example") as writer:
-        writer.json("about", {})
-        raise RuntimeError("stop")
+    def stop_halfway() -> None:
+        with writing(tmp_path / "a", "example") as writer:
+            writer.json("about", {})
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError):
+        stop_halfway()
     assert open_artifact(tmp_path / "a", "example").json("about") == {"value": 1}
 
 

@@ -71,6 +71,21 @@ def test_appending_one_at_a_time_equals_the_whole_history(script, layers, gated,
         assert np.argsort(-ours, kind="stable").tolist() == np.argsort(-theirs, kind="stable").tolist()
 
 
+@given(events, st.integers(1, 12), st.booleans())
+@settings(deadline=None, max_examples=40)
+def test_leaving_out_one_event_equals_the_history_without_it(script, latest, clock):
+    encoder = Encoder(weights(1, clock=clock))
+    item = np.array([i for i, _ in script], np.int32)
+    time_us = np.cumsum([gap for _, gap in script]).astype(np.int64) + 10**15
+    latest = min(latest, len(item))
+    vectors = encoder.leave_out(item, time_us, latest)
+    np.testing.assert_allclose(vectors[0], one(encoder, item, time_us), rtol=0, atol=1e-10)
+    for row, event in enumerate(range(len(item) - latest, len(item)), start=1):
+        kept = np.arange(len(item)) != event
+        expected = one(encoder, item[kept], time_us[kept])
+        np.testing.assert_allclose(vectors[row], expected, rtol=0, atol=1e-10)
+
+
 def test_events_beyond_the_receptive_field_do_not_matter_and_the_edge_does():
     encoder = Encoder(weights())
     field = encoder.receptive_field

@@ -69,7 +69,9 @@ def test_one_writer_at_a_time_and_a_dead_one_holds_nothing(tmp_path: Path) -> No
 
 def test_items_that_a_server_took_in_are_part_of_the_catalogue(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    add_rows(home, "items", pl.DataFrame({"item_id": ["1"], "title": ["a"], "genre": [["x"]], "price": [1.5]}))
+    add_rows(
+        home, "items", pl.DataFrame({"item_id": ["1"], "title": ["a"], "genre": [["x"]], "price": [1.5]})
+    )
     rows = [
         {"item_id": "2", "title": "b", "genre": "y", "price": "not a price"},
         {"item_id": "1", "title": "new a", "genre": ["x", "z"], "price": 2, "stock": True},

@@ -33,7 +33,7 @@ def ingest(
 ) -> None:
     """Append events to the home. Columns that are not named are guessed, and the guesses are printed.
 
-    Bad rows never stop it: they land in HOME/rejects with line and reason. The same file again changes nothing.
+    Bad rows never stop it: they land in HOME/rejects with the reason. The same file again changes nothing.
     """
     report = workspace(home).ingest(
         file, user=user, item=item, time=time, value=value, kind=kind, default_kind=default_kind
@@ -43,10 +43,16 @@ def ingest(
 
 
 def catalogue(
-    file: Annotated[Path, typer.Argument(help="A table with one row per item: CSV, TSV, JSON lines or Parquet.")],
+    file: Annotated[
+        Path, typer.Argument(help="A table with one row per item: CSV, TSV, JSON lines or Parquet.")
+    ],
     home: HomeOption = None,
-    of: Annotated[Literal["items", "users"], typer.Option(help="Whose attributes the table holds.")] = "items",
-    id_column: Annotated[str | None, typer.Option("--id", help="Column of the id; guessed by default.")] = None,
+    of: Annotated[
+        Literal["items", "users"], typer.Option(help="Whose attributes the table holds.")
+    ] = "items",
+    id_column: Annotated[
+        str | None, typer.Option("--id", help="Column of the id; guessed by default.")
+    ] = None,
 ) -> None:
     """Add attributes of items (or of users): titles, genres, prices. They become features and graph."""
     report = workspace(home).catalogue(file, of=of, id_column=id_column)
@@ -80,9 +86,7 @@ def show_events(
     print_table("", rows.columns, [list(row) for row in rows.iter_rows()])
 
 
-def forget(
-    user: Annotated[str, typer.Argument(help="The user id.")], home: HomeOption = None
-) -> None:
+def forget(user: Annotated[str, typer.Argument(help="The user id.")], home: HomeOption = None) -> None:
     """Forget a person: events, attributes and all that was built from them. Then prepare and train again."""
     removed = workspace(home).forget(user)
     out.print(f"{removed:,} events of {user} removed; snapshot and models too: run `slipstream prepare` next")

@@ -46,7 +46,9 @@ def add(
 @graph.command()
 def links(
     home: HomeOption = None,
-    below: Annotated[float, typer.Option(min=0, max=1, help="Show links with less confidence than this.")] = 0.95,
+    below: Annotated[
+        float, typer.Option(min=0, max=1, help="Show links with less confidence than this.")
+    ] = 0.95,
     limit: Annotated[int, typer.Option(min=1, help="At most so many of each.")] = 20,
 ) -> None:
     """List doubtful links, and items that could not be linked with the nearest candidates."""

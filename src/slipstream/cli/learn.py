@@ -14,7 +14,8 @@ from slipstream.cli.options import HomeOption, JsonFileOption, SeedOption, SetOp
 from slipstream.config import parse_assignments
 
 GoalOption = Annotated[
-    str | None, typer.Option(help="Kind of event that counts as success, e.g. purchase. [default: every kind]")
+    str | None,
+    typer.Option(help="Kind of event that counts as success, e.g. purchase. [default: every kind]"),
 ]
 
 
@@ -55,8 +56,15 @@ def models(
     kind = model_type(name)
     fields = kind.settings_type.model_fields
     out.print(_first_line(kind.__doc__), markup=False)
-    rows = [[key, str(f.annotation).replace("<class '", "").replace("'>", ""), str(f.default)] for key, f in fields.items()]
-    print_table(f"settings of {name} (defaults; the preset follows the data's size)", ["setting", "type", "default"], rows)
+    rows = [
+        [key, str(f.annotation).replace("<class '", "").replace("'>", ""), str(f.default)]
+        for key, f in fields.items()
+    ]
+    print_table(
+        f"settings of {name} (defaults; the preset follows the data's size)",
+        ["setting", "type", "default"],
+        rows,
+    )
 
 
 def _first_line(text: str | None) -> str:
@@ -73,20 +81,26 @@ def train(
 ) -> None:
     """Train a model on the snapshot and keep it in the home. A killed training goes on where it stopped."""
     space = workspace(home)
-    trained = space.train(model, overrides=parse_assignments(settings or []), seed=seed, goal=goal, device=device)
+    trained = space.train(
+        model, overrides=parse_assignments(settings or []), seed=seed, goal=goal, device=device
+    )
     for line in trained.lines():
         out.print(line)
 
 
 def evaluate(
-    models: Annotated[list[str] | None, typer.Argument(help="Models to compare. [default: the trained ones]")] = None,
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Models to compare. [default: the trained ones]")
+    ] = None,
     home: HomeOption = None,
     board: Annotated[list[str] | None, typer.Option(help="temporal, loo or loo-t; may be repeated.")] = None,
     settings: SetOption = None,
     seed: SeedOption = 0,
     k: Annotated[int, typer.Option(min=1, max=500)] = 10,
     goal: GoalOption = None,
-    report: Annotated[Path | None, typer.Option(help="Write a page with tables and pictures to this file.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a page with tables and pictures to this file.")
+    ] = None,
 ) -> None:
     """Train models on the past of the home's events and measure them on what followed, side by side."""
     from slipstream.evaluation.report import write_report
@@ -123,8 +137,12 @@ def trial(
         list[str] | None, typer.Option(help="Leave out items, users (features) or graph; may be repeated.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    checkpoint: Annotated[Path | None, typer.Option(help="Folder for checkpoints of a long training.")] = None,
-    report: Annotated[Path | None, typer.Option(help="Write a page with tables and the curve to this file.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Folder for checkpoints of a long training.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a page with tables and the curve to this file.")
+    ] = None,
     home: HomeOption = None,
 ) -> None:
     """Fit a model on the past of a data folder's board, answer, and score against what followed.
@@ -165,5 +183,3 @@ def _tell_trial(result: Any) -> None:
         print_table(table.title, table.columns, plain_rows(table, joint=" "))
         if table.note:
             out.print(table.note, style="dim", markup=False)
-
-

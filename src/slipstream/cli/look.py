@@ -18,7 +18,9 @@ def register(app: typer.Typer) -> None:
 def demo(
     home: HomeOption = None,
     data: Annotated[str, typer.Option(help="ml-100k or ml-1m.")] = "ml-100k",
-    budget: Annotated[str, typer.Option(help="full, or small for a quick look at less trained models.")] = "full",
+    budget: Annotated[
+        str, typer.Option(help="full, or small for a quick look at less trained models.")
+    ] = "full",
 ) -> None:
     """Run the whole loop on real films and ratings: about three minutes on two cores."""
     from slipstream.loop.demo import run_demo

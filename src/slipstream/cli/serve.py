@@ -19,7 +19,9 @@ def register(app: typer.Typer) -> None:
 
 
 def release(
-    model: Annotated[str | None, typer.Argument(help="A trained model. [default: the best on validation]")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="A trained model. [default: the best on validation]")
+    ] = None,
     home: HomeOption = None,
     name: Annotated[str | None, typer.Option(help="Name of the release. [default: the time]")] = None,
     promote: Annotated[bool, typer.Option(help="Make it the live one.")] = True,
@@ -41,7 +43,8 @@ def releases(home: HomeOption = None) -> None:
 
 
 def promote(
-    name: Annotated[str, typer.Argument(help="A name that `slipstream releases` lists.")], home: HomeOption = None
+    name: Annotated[str, typer.Argument(help="A name that `slipstream releases` lists.")],
+    home: HomeOption = None,
 ) -> None:
     """Make a release the live one; running servers swap to it."""
     from slipstream.recommend.release import promote as go_live
@@ -81,7 +84,9 @@ def recommend(
         print_json([slate_json(slate) for slate in slates])
         return
     for slate in slates:
-        tell_slate(slate, space.narrator, f"{slate.user_id} (answered by {slate.tier}, release {slate.release})")
+        tell_slate(
+            slate, space.narrator, f"{slate.user_id} (answered by {slate.tier}, release {slate.release})"
+        )
 
 
 def serve(

@@ -81,7 +81,9 @@ def _watch(futures: Sequence[Future[Any]], tasks: Sequence[Task], progress: Prog
     while pending:
         finished, pending = wait(pending, timeout=_LOOK_EVERY_S, return_when=FIRST_EXCEPTION)
         running = [t.name for t, f in zip(tasks, futures, strict=True) if not f.done()]
-        progress(len(tasks) - len(pending), len(tasks), f"{', '.join(running)} {time.monotonic() - started:.0f} s")
+        progress(
+            len(tasks) - len(pending), len(tasks), f"{', '.join(running)} {time.monotonic() - started:.0f} s"
+        )
         if any(f.exception() for f in finished):
             for future in pending:
                 future.cancel()

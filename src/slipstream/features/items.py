@@ -23,7 +23,7 @@ class ItemFeatures:
 def item_features(
     catalogue: pl.DataFrame | None, items: Vocabulary, settings: FeatureSettings | None = None
 ) -> ItemFeatures | None:
-    """The features of every item of `items`, or None without a catalogue (column `item_id` and attributes)."""
+    """The features of every item of `items`, or None without a catalogue (`item_id` and attributes)."""
     if catalogue is None or catalogue.width < 2:
         return None
     table = feature_table(catalogue, "item_id", items, settings)

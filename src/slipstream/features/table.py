@@ -53,8 +53,9 @@ def feature_table(
     """The features of every id of `ids`; rows of other ids are ignored, ids without a row are empty.
 
     What a column holds is decided as for the graph (graph/columns.py): lists are split, years become decades,
-    numbers are cut at quantiles; titles and free text, which the graph leaves alone, give words. Weight of a feature: log(1 + N / rows that have it) (inverse document
-    frequency, Spärck Jones 1972); rows are then scaled to unit length. Cost O(cells).
+    numbers are cut at quantiles; titles and free text, which the graph leaves alone, give words. A feature
+    weighs log(1 + N / rows that have it) (inverse document frequency, Spärck Jones 1972); rows are then
+    scaled to unit length. Cost O(cells).
     """
     settings = settings or FeatureSettings()
     known = frame.filter(pl.col(id_column).is_not_null()).unique(id_column, keep="last", maintain_order=True)
@@ -92,12 +93,12 @@ def _column(series: pl.Series, settings: FeatureSettings) -> tuple[str, NDArray[
 
 def _frequent(
     values: list[str], places: NDArray[np.int32], minimum: int
-) -> tuple[list[str], NDArray[np.int64]]:
+) -> tuple[list[str], NDArray[np.int32]]:
     if not values:
         return [], places
     cells = pl.DataFrame({"value": values, "place": places}).unique(maintain_order=True)
     kept = cells.filter(pl.len().over("value") >= minimum)
-    return kept["value"].to_list(), kept["place"].to_numpy()
+    return kept["value"].to_list(), kept["place"].to_numpy().astype(np.int32)
 
 
 def _assemble(

@@ -155,10 +155,14 @@ class Encoder:
         x = self._input(item[index], gap)  # [B, L, D]
         blocked = missing if missing.any() else None
         for number, layer in enumerate(self._layers):
-            need = min(length, (self.layers - 1 - number) * (self.window - 1) + 1)
+            need = self._needed(number, x.shape[1])
             x, _, _ = self._layer(layer, x, blocked, need)
             blocked = None if blocked is None else blocked[:, -need:]
         return self._output(x[:, -1])
+
+    def _needed(self, number: int, length: int) -> int:
+        """How many of the last positions after layer `number` later layers look at: their band, and no more."""
+        return min(length, (self.layers - 1 - number) * (self.window - 1) + 1)
 
     def _input(self, item: NDArray[np.int32], gap: NDArray[np.int64] | None) -> Floats:
         x = self.item[item]
@@ -252,7 +256,7 @@ class Encoder:
         x = self._input(item[None, -keep:], None if gaps is None else gaps[None, -keep:])
         slots = np.arange(max(0, total - self.window), total) % self.window
         for number, layer in enumerate(self._layers):
-            x, key, value = self._layer(layer, x, None, keep)
+            x, key, value = self._layer(layer, x, None, self._needed(number, x.shape[1]))
             state.keys[number, slots] = key[0, -len(slots) :]
             state.values[number, slots] = value[0, -len(slots) :]
         state.count = total
@@ -262,23 +266,57 @@ class Encoder:
 
     def advance(self, state: EncoderState, item: int, time_us: int | None = None) -> Floats:
         """Append one event to `state`, in place; the new vector [D]. Cost: layers · (12 D² + 2 W D)."""
-        gap = None
-        if self.gap is not None:
-            before = None if time_us is None or state.last_us is None else time_us - state.last_us
-            gap = gap_bin(before, len(self.gap))
-        x = self.item[item] if gap is None or self.gap is None else self.item[item] + self.gap[gap]
-        x = _norm(x, *self._input_norm)
-        slot = state.count % self.window
-        filled = min(state.count + 1, self.window)
-        age = (slot - np.arange(self.window)) % self.window
-        for number, layer in enumerate(self._layers):
-            x = self._advance_layer(layer, x, state.keys[number], state.values[number], slot, filled, age)
+        before = None if time_us is None or state.last_us is None else time_us - state.last_us
+        gap = None if self.gap is None else np.array([gap_bin(before, len(self.gap))])
+        x = self._input(np.array([item]), gap)
+        state.vector = self._step(x, state.keys[None], state.values[None], state.count)[0]
         state.count += 1
         state.last_us = time_us if time_us is not None else state.last_us
-        state.vector = self._output(x)
         return state.vector
 
-    def _advance_layer(
+    def leave_out(self, item: NDArray[np.int32], time_us: NDArray[np.int64] | None, latest: int) -> Floats:
+        """[latest + 1, D]: the vector of a history, and without each one of its `latest` events, oldest first.
+
+        Exact. All variants share the state before the first of these events and then go on side by side, so
+        the cost is one prefill and `latest` steps of at most `latest` states. An empty variant is zero.
+        """
+        first = len(item) - latest
+        base = self.prefill(item[:first], None if time_us is None else time_us[:first])
+        shape = (latest, *base.keys.shape)
+        keys, values = np.empty(shape, base.keys.dtype), np.empty(shape, base.keys.dtype)
+        vectors = np.zeros((latest + 1, self.dim), self.item.dtype)
+        for n in range(latest):
+            now = None if time_us is None else int(time_us[first + n])
+            if n:  # the variants that have left one out; all hold one event less than the base
+                x = self._input(np.full(n, item[first + n]), self._gaps_after(n, first, time_us))
+                vectors[1 : n + 1] = self._step(x, keys[:n], values[:n], base.count - 1)
+            keys[n], values[n] = base.keys, base.values
+            vectors[n + 1] = 0 if base.vector is None else base.vector
+            self.advance(base, int(item[first + n]), now)
+        vectors[0] = base.vector
+        return vectors
+
+    def _gaps_after(self, n: int, first: int, time_us: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+        """Gap bins of event `first + n` for the variants without event first + 0 .. n - 1, [n]."""
+        if self.gap is None:
+            return None
+        if time_us is None:
+            return np.zeros(n, np.int64)
+        bins = len(self.gap)
+        found = np.full(n, gap_bin(int(time_us[first + n] - time_us[first + n - 1]), bins))
+        earlier = first + n - 2  # what comes before for the variant that has just left its event out
+        found[-1] = gap_bin(int(time_us[first + n] - time_us[earlier]) if earlier >= 0 else None, bins)
+        return found
+
+    def _step(self, x: Floats, keys: Floats, values: Floats, count: int) -> Floats:
+        """One event for B states that hold `count` events each, in place: x [B, D], keys [B, layers, W, D]."""
+        slot, filled = count % self.window, min(count + 1, self.window)
+        age = (slot - np.arange(self.window)) % self.window
+        for number, layer in enumerate(self._layers):
+            x = self._step_layer(layer, x, keys[:, number], values[:, number], slot, filled, age)
+        return self._output(x)
+
+    def _step_layer(
         self,
         layer: _Layer,
         x: Floats,
@@ -288,16 +326,17 @@ class Encoder:
         filled: int,
         age: NDArray[np.intp],
     ) -> Floats:
-        heads, dim = self.heads, self.dim
+        batch, dim = x.shape
+        rings = (batch, self.window, self.heads, -1)
         h = _norm(x, layer.norm1_weight, layer.norm1_bias) @ layer.qkv_weight + layer.qkv_bias
-        keys[slot], values[slot] = h[dim : 2 * dim], h[2 * dim :]
-        query = h[:dim].reshape(heads, -1, 1) * self._scale
-        logits = (keys.reshape(self.window, heads, -1).transpose(1, 0, 2) @ query)[..., 0]  # [H, W]
+        keys[:, slot], values[:, slot] = h[:, dim : 2 * dim], h[:, 2 * dim :]
+        query = h[:, :dim].reshape(batch, self.heads, -1, 1) * self._scale
+        logits = (keys.reshape(rings).transpose(0, 2, 1, 3) @ query)[..., 0]  # [B, H, W]
         logits += layer.relative_bias[:, age]
-        logits[:, age >= filled] = NEVER
-        shares = _softmax_in_place(logits)
-        mixed = shares[:, None, :] @ values.reshape(self.window, heads, -1).transpose(1, 0, 2)  # [H, 1, D/H]
-        x = x + mixed.reshape(dim) @ layer.out_weight + layer.out_bias
+        logits[..., age >= filled] = NEVER
+        shares = _softmax_in_place(logits)[:, :, None, :]
+        mixed = shares @ values.reshape(rings).transpose(0, 2, 1, 3)  # [B, H, 1, D/H]
+        x = x + mixed.reshape(batch, dim) @ layer.out_weight + layer.out_bias
         return x + self._feed_forward(layer, x)
 
 

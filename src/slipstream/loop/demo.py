@@ -16,6 +16,7 @@ from slipstream.evaluation.report import write_report
 from slipstream.evaluation.tables import all_metrics
 from slipstream.events.event import EventBatch
 from slipstream.events.public_data import PublicData, fetch
+from slipstream.loop.narrator import Rows
 from slipstream.loop.releasing import Released
 from slipstream.loop.telling import tell_columns, tell_slate, tell_suite
 from slipstream.loop.workspace import Workspace
@@ -151,7 +152,9 @@ def _recommend(space: Workspace, public: PublicData, released: Released) -> Show
     pipeline = space.pipeline()
     pipeline.release.warm()
     before = _ask(pipeline, user_id)
-    about = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in person.items() if key != "user_id" and value)
+    about = ", ".join(
+        f"{key.replace('_', ' ')} {value}" for key, value in person.items() if key != "user_id" and value
+    )
     tell_slate(before, say, f"for user {user_id} ({about})")
     clicked = before.items[0]
     started = time.perf_counter()
@@ -160,7 +163,7 @@ def _recommend(space: Workspace, public: PublicData, released: Released) -> Show
     update_ms = (time.perf_counter() - started) * 1e3
     say.line(f"one click on {clicked.title}: stored durably and answered anew in {update_ms:.1f} ms")
     old = {item.item_id: place for place, item in enumerate(before.items, 1)}
-    rows = [
+    rows: Rows = [
         [place, was.title, now.title, _moved(old.get(now.item_id), place)]
         for place, (was, now) in enumerate(zip(before.items, after.items, strict=False), 1)
     ]

@@ -41,7 +41,11 @@ def _machine() -> list[Finding]:
     return [
         Finding("slipstream", "ok", __version__),
         Finding("python", "ok" if sys.version_info >= (3, 11) else "broken", platform.python_version()),
-        Finding("machine", "ok", f"{platform.system()} {platform.machine()}, {thread_count()} threads for numeric work"),
+        Finding(
+            "machine",
+            "ok",
+            f"{platform.system()} {platform.machine()}, {thread_count()} threads for numeric work",
+        ),
         Finding("disk", "ok" if disk.free > 2**30 else "broken", f"{disk.free / 1e9:.1f} GB free here"),
         Finding("kernels", "ok", "NumPy (the portable path)"),
     ]
@@ -55,7 +59,9 @@ def _packages() -> list[Finding]:
                 found.append(Finding(name, "ok", importlib.metadata.version(name)))
             except importlib.metadata.PackageNotFoundError:
                 state = "broken" if extra == "base" else "missing"
-                found.append(Finding(name, state, f"pip install 'slipstream[{extra}]'" if extra != "base" else ""))
+                found.append(
+                    Finding(name, state, f"pip install 'slipstream[{extra}]'" if extra != "base" else "")
+                )
     return found
 
 

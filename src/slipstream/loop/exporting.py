@@ -39,14 +39,12 @@ def export_graph(home: Home, folder: Path) -> Exported:
     """
     parts: list[pl.DataFrame] = []
     items: list[str] = []
-    try:
-        release = Release.open(current_release(home))
-    except NotThere:
-        release = None
+    release = _live_release(home)
     if release is not None:
         items = release.items.to_list()
-        if isinstance(release.by_paths, ExportsEdges):
-            parts.append(release.by_paths.exported_edges().select("head", "relation", "tail"))
+        reasoner: object = release.by_paths
+        if isinstance(reasoner, ExportsEdges):
+            parts.append(reasoner.exported_edges().select("head", "relation", "tail"))
     if home.snapshot.exists():
         snapshot = Snapshot.open(home.snapshot)
         items = items or snapshot.items.to_list()
@@ -57,7 +55,16 @@ def export_graph(home: Home, folder: Path) -> Exported:
         raise NotThere(f"there is no graph in {home.root}", hint="run `slipstream prepare` first")
     edges = pl.concat(parts).unique(maintain_order=True)
     ends = pl.concat([edges["head"], edges["tail"]]).unique()
-    links = pl.DataFrame({"item_id": pl.Series(items, dtype=pl.String)}).filter(pl.col("item_id").is_in(ends.implode()))
+    links = pl.DataFrame({"item_id": pl.Series(items, dtype=pl.String)}).filter(
+        pl.col("item_id").is_in(ends.implode())
+    )
     write_parquet(edges, folder / "kg.parquet")
     write_parquet(links.with_columns(entity_id="item_id"), folder / "item_links.parquet")
     return Exported(edges.height, links.height)
+
+
+def _live_release(home: Home) -> Release | None:
+    try:
+        return Release.open(current_release(home))
+    except NotThere:
+        return None

@@ -21,7 +21,9 @@ def writing_home(home: Home, purpose: str) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = os.pread(handle, 200, 0).decode(errors="replace").strip()
-            raise Busy(f"{home.root} is in use by another process ({holder})", hint="wait until it is done") from error
+            raise Busy(
+                f"{home.root} is in use by another process ({holder})", hint="wait until it is done"
+            ) from error
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{purpose}, process {os.getpid()}".encode(), 0)
         yield

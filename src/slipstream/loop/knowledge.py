@@ -46,7 +46,9 @@ class GraphReport:
             methods = ", ".join(f"{m} {n:,}" for m, n in self.links["methods"].items())
             told.append(f"links: {self.links['linked']:,} items linked ({methods})")
             reasons = ", ".join(f"{r} {n:,}" for r, n in self.links["reasons"].items())
-            told.append(f"abstained: {self.links['unlinked']:,} items ({reasons})" if reasons else "abstained: none")
+            told.append(
+                f"abstained: {self.links['unlinked']:,} items ({reasons})" if reasons else "abstained: none"
+            )
         return told
 
 
@@ -54,7 +56,9 @@ def add_triples(home: Home, frame: pl.DataFrame) -> int:
     """Keep triples (head, relation, tail; or the first three columns). Returns the rows kept."""
     if not {"head", "relation", "tail"} <= set(frame.columns):
         if frame.width < 3:
-            raise BadInput("triples need three columns: head, relation, tail", hint=f"columns: {frame.columns}")
+            raise BadInput(
+                "triples need three columns: head, relation, tail", hint=f"columns: {frame.columns}"
+            )
         frame = frame.rename(dict(zip(frame.columns[:3], ("head", "relation", "tail"), strict=True)))
     add_file(home, frame.select(pl.col("head", "relation", "tail").cast(pl.String)), "triples")
     return frame.height
@@ -114,7 +118,11 @@ def _other_facts(home: Home, tables: Mapping[Any, pl.DataFrame]) -> list[Facts]:
 
 
 def _links(
-    home: Home, items: pl.DataFrame, tables: Mapping[Any, pl.DataFrame], others: list[Facts], progress: Progress
+    home: Home,
+    items: pl.DataFrame,
+    tables: Mapping[Any, pl.DataFrame],
+    others: list[Facts],
+    progress: Progress,
 ) -> Links:
     given = [pl.read_parquet(path) for path in kept_files(home, "links")]
     explicit = pl.concat(given) if given else None
@@ -177,7 +185,9 @@ def open_graph(home: Home, snapshot: Snapshot) -> LinkedGraph | None:
     artifact = open_artifact(home.graph, KIND, made_by="run `slipstream prepare` first")
     graph = KnowledgeGraph.read(artifact.part("graph"))
     ids = snapshot.items.series("item_id")
-    same = pl.DataFrame({"item_id": ids, "entity_id": ids, "confidence": pl.Series([1.0] * len(ids), dtype=pl.Float32)})
+    same = pl.DataFrame(
+        {"item_id": ids, "entity_id": ids, "confidence": pl.Series([1.0] * len(ids), dtype=pl.Float32)}
+    )
     if artifact.has("links.parquet"):
         found = pl.read_parquet(artifact.file("links.parquet")).select("item_id", link="confidence")
         same = same.join(found, on="item_id", how="left", maintain_order="left").with_columns(
@@ -190,5 +200,7 @@ def read_links(home: Home) -> tuple[pl.DataFrame, pl.DataFrame]:
     """(links, items that were not linked with their nearest candidates) of the home's graph."""
     artifact = open_artifact(home.graph, KIND, made_by="run `slipstream prepare` first")
     if not artifact.has("links.parquet"):
-        raise BadInput("nothing was linked in this home", hint="add triples or a table with `slipstream graph add`")
+        raise BadInput(
+            "nothing was linked in this home", hint="add triples or a table with `slipstream graph add`"
+        )
     return pl.read_parquet(artifact.file("links.parquet")), pl.read_parquet(artifact.file("unlinked.parquet"))

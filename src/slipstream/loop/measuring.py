@@ -37,7 +37,11 @@ def evaluate(home: Home, plan: Plan, boards: Sequence[str], processes: int, narr
     """All models on all boards; with several processes each board runs in its own, one thread each."""
     threads = 1 if processes > 1 else thread_count()
     tasks = [
-        Task(f"board {name}", evaluate_board, {"root": str(home.root), "plan": plan, "board": name, "threads": threads})
+        Task(
+            f"board {name}",
+            evaluate_board,
+            {"root": str(home.root), "plan": plan, "board": name, "threads": threads},
+        )
         for name in boards
     ]
     with narrator.progress("evaluate") as progress:
@@ -101,7 +105,9 @@ def _cleaned_events(home: Home, snapshot: Snapshot) -> pl.DataFrame:
             "user_id": snapshot.users.series().gather(snapshot.user),
             "item_id": snapshot.items.series().gather(snapshot.item),
             "kind": pl.Series("kind", snapshot.kinds, pl.String).gather(snapshot.kind),
-            "time_us": pl.Series(times) if times is not None else pl.Series([None] * snapshot.event_count, dtype=pl.Int64),
+            "time_us": pl.Series(times)
+            if times is not None
+            else pl.Series([None] * snapshot.event_count, dtype=pl.Int64),
         }
     )
     keys = KEYS if times is not None else KEYS[:3]

@@ -9,6 +9,7 @@ from typing import Protocol
 from slipstream.config import Progress, silent
 
 Cell = str | int | float | None
+Rows = Sequence[Sequence[Cell]]
 
 
 class Narrator(Protocol):

@@ -52,7 +52,9 @@ def prepare(home: Home, rules: CleaningRules, narrator: Narrator) -> Prepared:
         raise NotThere(f"there are no events in {home.root}", hint="run `slipstream ingest FILE` first")
     started = time.perf_counter()
     with SqliteEventStore(home.events) as store, narrator.progress("prepare") as progress:
-        cleaning = prepare_snapshot(store.scan(), rules, home.snapshot, rejects=home.rejects, progress=progress)
+        cleaning = prepare_snapshot(
+            store.scan(), rules, home.snapshot, rejects=home.rejects, progress=progress
+        )
     snapshot = Snapshot.open(home.snapshot)
     items = item_features(read_table_of(home, "items"), snapshot.items)
     users = user_features(read_table_of(home, "users"), snapshot.users)

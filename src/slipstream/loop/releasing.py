@@ -48,7 +48,7 @@ class Released:
         state = "live" if self.live else "not live"
         return [
             f"release {self.name} of {self.model}, {state}",
-            f"price: {self.bytes / 1e6:.1f} MB, p50 {self.p50_ms:.2f} ms an answer (one thread, without reasons)",
+            f"price: {self.bytes / 1e6:.1f} MB, p50 {self.p50_ms:.2f} ms an answer (without reasons)",
         ]
 
 

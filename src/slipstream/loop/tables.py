@@ -20,7 +20,18 @@ from slipstream.recommend.newcomers import AddedItems
 
 Of = Literal["items", "users"]
 ID_COLUMNS: dict[Of, tuple[str, ...]] = {
-    "items": ("item_id", "itemId", "item", "movie_id", "movieId", "product_id", "productId", "sku", "asin", "id"),
+    "items": (
+        "item_id",
+        "itemId",
+        "item",
+        "movie_id",
+        "movieId",
+        "product_id",
+        "productId",
+        "sku",
+        "asin",
+        "id",
+    ),
     "users": ("user_id", "userId", "user", "customer_id", "customerId", "uid", "id"),
 }
 
@@ -59,7 +70,7 @@ def read_table_of(home: Home, of: Of) -> pl.DataFrame | None:
 
 
 def _overlaid(table: pl.DataFrame | None, rows: list[dict[str, Any]]) -> pl.DataFrame:
-    """The table with rows of JSON replaced or added; values take the type of their column, others are text."""
+    """The table with rows of JSON replaced or added; values take the type of their column."""
     latest = list({row["item_id"]: row for row in rows}.values())
     names = list(dict.fromkeys(name for row in latest for name in row))
     schema = {} if table is None else dict(table.schema)
@@ -82,15 +93,17 @@ def _column_of(values: list[Any], wanted: pl.DataType | None) -> pl.Series:
 
 
 def add_rows(home: Home, of: Of, rows: pl.DataFrame, id_column: str | None = None) -> TableReport:
-    """Add rows of attributes; a row of a known id replaces it. Raises BadInput without an id column or rows."""
+    """Add rows of attributes; a row of a known id replaces it. Raises BadInput without an id or rows."""
     chosen = _id_column(rows, of, id_column)
     name = "item_id" if of == "items" else "user_id"
     renamed = rows.rename({chosen: name}).with_columns(pl.col(name).cast(pl.String).str.strip_chars())
     good = renamed.filter(pl.col(name).is_not_null() & (pl.col(name) != ""))
     if good.is_empty():
-        raise BadInput(f"no row has an id in column {chosen!r}", hint=f"name the column: --id, of {rows.columns}")
+        raise BadInput(
+            f"no row has an id in column {chosen!r}", hint=f"name the column: --id, of {rows.columns}"
+        )
     old = read_table_of(home, of)
-    known = 0 if old is None else good[name].unique().is_in(old[name].implode()).sum()
+    known = 0 if old is None else int(good[name].unique().is_in(old[name].implode()).sum())
     merged = good if old is None else pl.concat([old, good], how="diagonal_relaxed")
     merged = merged.unique(name, keep="last", maintain_order=True)
     write_parquet(merged, table_path(home, of))
@@ -107,7 +120,9 @@ def _id_column(rows: pl.DataFrame, of: Of, given: str | None) -> str:
             return name
     listed = ", ".join(rows.columns)
     raise BadInput(
-        f"the table has no column {given!r}" if given else f"no column of the table looks like the id of {of}",
+        f"the table has no column {given!r}"
+        if given
+        else f"no column of the table looks like the id of {of}",
         hint=f"name it with --id; columns: {listed}",
     )
 
@@ -121,7 +136,9 @@ def write_parquet(frame: pl.DataFrame, path: Path) -> None:
 
 def add_file(home: Home, frame: pl.DataFrame, kind: str) -> Path:
     """Keep a table of triples, links or entities; the same content twice is kept once."""
-    digest = hashlib.sha256(frame.hash_rows(seed=0).to_numpy().tobytes() + str(frame.columns).encode()).hexdigest()
+    digest = hashlib.sha256(
+        frame.hash_rows(seed=0).to_numpy().tobytes() + str(frame.columns).encode()
+    ).hexdigest()
     path = home.triples / f"{kind}-{digest[:12]}.parquet"
     write_parquet(frame, path)
     return path

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from slipstream.evaluation.tables import boards_of, differences_table, metrics_table, plain_rows
+from slipstream.loop.narrator import Rows
 
 if TYPE_CHECKING:
     from slipstream.evaluation.suite import Suite
@@ -30,7 +31,7 @@ def tell_prepared(prepared: Prepared, narrator: Narrator) -> None:
 def tell_columns(title: str, columns: Sequence[ColumnReport], narrator: Narrator) -> None:
     """One row per column: what became of it."""
     if columns:
-        rows = [[c.column, c.treatment, c.features, f"{c.coverage:.0%}"] for c in columns]
+        rows: Rows = [[c.column, c.treatment, c.features, f"{c.coverage:.0%}"] for c in columns]
         narrator.table(title, ["column", "used as", "features", "filled"], rows)
 
 
@@ -49,7 +50,7 @@ def tell_suite(found: Suite, narrator: Narrator, names: Sequence[str] | None = N
 
 def tell_slate(slate: Slate, narrator: Narrator, title: str) -> None:
     """Rank, title, score and the reasons of each item."""
-    rows = [
+    rows: Rows = [
         [rank, item.title or item.item_id, f"{item.score:.3f}", "\n".join(r.text for r in item.reasons)]
         for rank, item in enumerate(slate.items, 1)
     ]

@@ -74,8 +74,12 @@ class Workspace:
         self.home.root.mkdir(parents=True, exist_ok=True)
         with self.store() as store, self.narrator.progress("ingest") as progress:
             if isinstance(source, str | Path):
-                return importers.ingest(Path(source), store, columns, rejects=self.home.rejects, progress=progress)
-            return importers.ingest_frame(source, store, columns, rejects=self.home.rejects, progress=progress)
+                return importers.ingest(
+                    Path(source), store, columns, rejects=self.home.rejects, progress=progress
+                )
+            return importers.ingest_frame(
+                source, store, columns, rejects=self.home.rejects, progress=progress
+            )
 
     def catalogue(self, source: Source, *, of: Of = "items", id_column: str | None = None) -> TableReport:
         """Add attributes of items (or, with of="users", of people); a later row replaces an earlier one."""

@@ -111,29 +111,30 @@ class Transformer:
         """[len(items), H]: how much of each score is lost when an event had not been there (leave one out).
 
         Exact: score(history) - score(history without the event), for the latest EXPLAINED events; the parts
-        of older events are 0. Events interact, so the parts need not add up to the score. Cost: one encoding
-        of min(EXPLAINED, H) + 1 histories, whatever the number of items.
+        of older events are 0. Events interact, so the parts need not add up to the score. Cost: about two
+        encodings of the history, whatever the number of items.
         """
         parts = np.zeros((len(items), len(query.item)), np.float32)
         usable = np.flatnonzero((query.item >= 0) & self.known[np.maximum(query.item, 0)])
         if len(usable) < 2:
             return parts
         without = usable[-EXPLAINED:]
-        variants = [usable, *(usable[usable != event] for event in without)]
-        offsets = np.concatenate([[0], np.cumsum([len(v) for v in variants])]).astype(np.int64)
-        index = np.concatenate(variants)
-        time_us = None if query.time_us is None else query.time_us[index]
-        variants_of = Queries(
-            user=np.repeat(query.user, len(variants)),
-            offsets=offsets,
-            item=query.item[index],
-            time_us=time_us,
-            now_us=None if query.now_us is None else np.repeat(query.now_us, len(variants)),
-        )
-        vectors = self.query_vectors(variants_of)
+        time_us = None if query.time_us is None else query.time_us[usable]
+        vectors = self.encoder.leave_out(query.item[usable], time_us, len(without))
+        vectors = self.encoder.query(vectors, self._wait_of_variants(query, time_us, len(without)))
         lost = self._output[items] @ (vectors[:1] - vectors[1:]).T
         parts[:, without] = np.where(self.known[items][:, None], lost, 0)
         return parts
+
+    def _wait_of_variants(
+        self, query: Queries, time_us: NDArray[np.int64] | None, variants: int
+    ) -> NDArray[np.int64] | None:
+        """`_wait` of the whole history and of the variants; the last one ends an event earlier."""
+        if query.now_us is None or time_us is None or self.encoder.gap is None:
+            return None
+        last_us = np.full(variants + 1, time_us[-1])
+        last_us[-1] = time_us[-2]
+        return np.array([gap_bin(int(query.now_us[0] - t), len(self.encoder.gap)) for t in last_us])
 
     def save(self, writer: ArtifactWriter) -> None:
         arrays = {name: np.ascontiguousarray(w) for name, w in self.encoder.weights.items()}
