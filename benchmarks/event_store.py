@@ -32,7 +32,7 @@ def main() -> None:
     options = _options()
     print(f"command: python {' '.join(sys.argv)}")
     print(
-        f"machine: {platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f};"
+        f"machine: {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f};"
         f" python {platform.python_version()}, polars {pl.__version__}, sqlite {sqlite3.sqlite_version},"
         f" polars threads {pl.thread_pool_size()}"
     )

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slipstream.cluster.threads import blas_threads
 from slipstream.config import Progress, Settings, silent, thread_count, with_overrides
 from slipstream.dataset.folder import DataFolder
 from slipstream.dataset.queries import Queries
@@ -24,7 +25,7 @@ from slipstream.evaluation.result import Trial
 from slipstream.evaluation.scores import ROWS, means_of, score_lists
 from slipstream.evaluation.slates import slates_frame
 from slipstream.evaluation.stages import Stopwatch, peak_rss_bytes, versions
-from slipstream.models.recommender import FitContext, Recommender, refits
+from slipstream.models.recommender import FitContext, Recommender, refit, refits
 from slipstream.models.registry import model_names, model_type
 from slipstream.recommend.ranking import rank
 
@@ -97,7 +98,8 @@ class Run:
 
     def trial(self, overrides: Mapping[str, Any]) -> Trial:
         try:
-            return self._trial(overrides)
+            with blas_threads():
+                return self._trial(overrides)
         except Exception as error:
             error.add_note(
                 f"in a trial of {self.name} on board {self.arena.board.name} of {self.arena.data_name}"
@@ -111,10 +113,10 @@ class Run:
             model = self.kind.fit(self.arena.data, settings, self.context)
         curve, notes = list(model.report.curve), dict(model.report.notes)
         validation = self._validate(model, stopwatch)
-        refit = board.refit and refits(self.kind) and board.past.event_count > board.train.event_count
-        if refit:
+        again = board.refit and refits(model) and board.past.event_count > board.train.event_count
+        if again:
             with stopwatch.stage("refit"):
-                model = self.kind.fit(self.arena.past(), model.settings, self.context)
+                model = refit(model, self.arena.past(), self.context)
         with stopwatch.stage("answer"):
             queries, candidates = board.test.queries, board.candidates
             items, strength = self._answer(model, queries, candidates, max(self.k, ROWS))
@@ -129,7 +131,7 @@ class Run:
             k=self.k,
             scores=scores,
             validation=validation,
-            refit=refit,
+            refit=again,
             users=board.users,
             targets=board.targets,
             targets_sha256=board.targets_sha256,

@@ -44,7 +44,7 @@ class ParsedRows:
     rejected: list[RejectedRow]
 
 
-class _NotAnEvent(Exception):  # noqa: N818  it ends one row, not a call
+class _NotAnEvent(Exception):
     def __init__(self, code: Reject, detail: str) -> None:
         super().__init__(detail)
         self.code = code

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from slipstream.errors import Busy, CorruptArtifact, SlipstreamError
 from slipstream.events import sqlite_tables as sql
-from slipstream.events.event import DEFAULT_KIND, EVENT_SCHEMA, EventBatch
+from slipstream.events.event import DEFAULT_KIND, EventBatch
 from slipstream.events.sqlite_connections import RESTORE, Connection, Connections
 from slipstream.events.store import AppendResult, StoreState
 
@@ -163,8 +163,13 @@ class SqliteEventStore:
     def history(self, user_id: str, limit: int = 200) -> pl.DataFrame:
         with self._reading() as db:
             user = self._number(db, user_id)
+            tail = self._tail(db, user)
+            lean = [] if tail else db.execute(sql.NEWEST_LEAN, (user, limit)).fetchall()
+            if lean and all(len(row[4]) != sql.OUTSIDE_BYTES for row in lean):
+                *columns, keys = zip(*lean, strict=True)
+                return sql.frame_of([key.hex() for key in keys], [user_id] * len(lean), *columns)
             rows = db.execute(sql.NEWEST, (user, limit)).fetchall()
-            if tail := self._tail(db, user):
+            if tail:
                 rows = sorted(rows + tail, key=lambda row: (row[1], row[0]), reverse=True)[:limit]
             return self._frame(db, rows, user_id)
 
@@ -208,25 +213,13 @@ class SqliteEventStore:
         *,
         with_arrival: bool = False,
     ) -> pl.DataFrame:
-        """Rows as a frame in EVENT_SCHEMA; all of `user_id`, or of the people whose numbers they hold.
-
-        In plain Python: on 200 rows one expression of the frame library costs as much as all of this.
-        """
+        """Rows as a frame in EVENT_SCHEMA; all of `user_id`, or of the people whose numbers they hold."""
         arrivals, times, items, kinds, values, keys, *users = zip(*rows, strict=True) if rows else [()] * 6
-        if any(time_us == sql.NO_TIME for time_us in times):
-            times = tuple(None if time_us == sql.NO_TIME else time_us for time_us in times)
-        columns = {
-            "event_id": self._event_ids(db, keys, arrivals),
-            "user_id": self._user_ids(db, users[0]) if users else [user_id] * len(rows),
-            "item_id": items,
-            "kind": [DEFAULT_KIND if kind is None else kind for kind in kinds],
-            "value": values,
-            "time_us": times,
-        }
-        schema = dict(EVENT_SCHEMA)
-        if with_arrival:
-            columns["arrival"], schema["arrival"] = arrivals, pl.Int64()
-        return pl.DataFrame([pl.Series(name, list(columns[name]), kind) for name, kind in schema.items()])
+        user_ids = self._user_ids(db, users[0]) if users else [user_id or ""] * len(rows)
+        event_ids = self._event_ids(db, keys, arrivals)
+        return sql.frame_of(
+            event_ids, user_ids, times, items, kinds, values, arrivals if with_arrival else None
+        )
 
     def _user_ids(self, db: Connection, numbers: Sequence[int]) -> list[str]:
         known = dict(db.execute(sql.USER_NAMES, (sql.json_list(set(numbers)),)))
@@ -270,8 +263,8 @@ class SqliteEventStore:
         with self._reading() as db:
             faults = [row[0] for row in db.execute("PRAGMA integrity_check(1)") if row[0] != "ok"]
             faults += [row[0] for query in sql.CHECKS for row in db.execute(query)]
-            for name, found in db.execute(sql.USERS_AND_HASHES):
-                if found != sql.user_hash(name):
+            for number, name in db.execute(sql.USERS):
+                if not db.execute(sql.UNDER_HASH, (sql.user_hash(name), number)).fetchone():
                     faults.append(f"user {name!r} is not under its hash")
             for name, key in db.execute(sql.OUTSIDE_AND_KEYS):
                 if sql.keys_of(pl.Series([name]))[0] != [key]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -100,7 +101,7 @@ def _choose_number(series: pl.Series) -> tuple[Treatment, str]:
     integral = bool((whole == whole.floor()).all())
     if integral and _named_like_id(series.name):
         return "left out", "an id"
-    low, high = float(whole.quantile(0.01) or 0), float(whole.quantile(0.99) or 0)
+    low, high = np.quantile(whole.to_numpy(), [0.01, 0.99])
     if integral and _YEARS[0] <= low and high <= _YEARS[1]:
         return "decades", "years"
     if whole.n_unique() <= (_CODES if integral else _CODES // 3):
@@ -112,9 +113,9 @@ def _choose_text(texts: pl.Series) -> tuple[Treatment, str]:
     filled = texts.drop_nulls().filter(~texts.drop_nulls().is_in(MISSING))
     if filled.is_empty():
         return "left out", "empty"
-    if filled.str.contains(r"^\d{4}-\d{2}-\d{2}").mean() >= 0.9:  # type: ignore[operator]
+    if _share(filled.str.contains(r"^\d{4}-\d{2}-\d{2}")) >= 0.9:
         return "decades", "dates"
-    if filled.str.contains(r"^\w+://").mean() >= 0.5:  # type: ignore[operator]
+    if _share(filled.str.contains(r"^\w+://")) >= 0.5:
         return "left out", "addresses of pages"
     separator = find_separator(filled)
     if separator:
@@ -142,10 +143,17 @@ def find_separator(filled: pl.Series) -> str | None:
         parts = _split(split, separator)
         everywhere = _split(sample, separator)["value"].value_counts(name="rows")
         distinct = parts.select("value").unique().join(everywhere, on="value")
-        short = parts["value"].str.len_chars().mean() or 0.0
-        if float(short) <= 40 and (distinct["rows"] > 1).mean() >= _REUSED:  # type: ignore[operator, arg-type]
+        if _mean(parts["value"].str.len_chars()) <= 40 and _share(distinct["rows"] > 1) >= _REUSED:
             return separator
     return None
+
+
+def _share(mask: pl.Series) -> float:
+    return float(mask.sum()) / max(1, len(mask))
+
+
+def _mean(values: pl.Series) -> float:
+    return float(values.sum()) / max(1, len(values))
 
 
 def _nothing_to_share(series: pl.Series, cells: pl.DataFrame) -> str:
@@ -153,11 +161,9 @@ def _nothing_to_share(series: pl.Series, cells: pl.DataFrame) -> str:
     if cells.is_empty():
         return "empty"
     counts = cells.select(pl.len().over("value").alias("rows"))["rows"]
-    if (counts > 1).mean() < _SHARED and cells.height >= 10:  # type: ignore[operator]
-        words = cells["value"].str.count_matches(r"\s").mean() or 0.0
-        return (
-            "free text: hardly two rows share a value" if float(words) >= 1 else "like an id: all different"
-        )  # type: ignore[arg-type]
+    if _share(counts > 1) < _SHARED and cells.height >= 10:
+        text = _mean(cells["value"].str.count_matches(r"\s")) >= 1
+        return "free text: hardly two rows share a value" if text else "like an id: all different"
     if cells["value"].n_unique() == 1 and cells.height == len(series) >= 10:
         return "the same value in every row"
     return ""
@@ -234,7 +240,7 @@ def _buckets(series: pl.Series, buckets: int) -> pl.DataFrame:
         return _cells([], [])
     edges = np.unique(np.quantile(values[rows], np.linspace(0, 1, buckets + 1)[1:-1]))
     number = np.searchsorted(edges, values[rows], side="right")
-    middle = [f"{a:g} to {b:g}" for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    middle = [f"{a:g} to {b:g}" for a, b in pairwise(edges)]
     names = [f"under {edges[0]:g}", *middle, f"{edges[-1]:g} and over"]
     return _cells(rows.tolist(), [names[n] for n in number])
 

@@ -139,7 +139,7 @@ def catalogue_facts(
 
 
 def user_facts(frame: pl.DataFrame, id_column: str = "user_id", **choices: Any) -> Facts:
-    """The same for a table of users; their entities are named `user:<id>`, so an item may have the same id."""
+    """The same for a table of users, whose entities are named `user:<id>`: an item may have the same id."""
     return catalogue_facts(
         frame, id_column, **{"type": "user", "source": "users", "prefix": "user:", **choices}
     )

@@ -1,15 +1,17 @@
-"""Relations between items that behaviour draws: `similar_to` (taken by the same people) and `next` (taken soon after).
+"""Relations between items that behaviour draws: `similar_to` and `next`.
 
 Both are ridge regressions in closed form whose positive coefficients become edges, so that collaborative
 signal enters the same algebra of paths as facts do.
 
-- `similar_to`: each item regressed on the others over all people (EASE, Steck 2019: zero diagonal).
-- `next`: what people took in the near future regressed on a decaying sum of their recent past, over all moments
-  of all histories (the idea of SLIT, Choi et al. 2021; there within sessions and with other weights). With
-  weights a^gap for the past and b^gap for the future, both moments matrices are sums over pairs at each gap.
+- `similar_to`, taken by the same people: each item regressed on the others over all people (EASE, Steck 2019:
+  zero diagonal).
+- `next`, taken soon after: what people took in the near future regressed on a decaying sum of their recent
+  past, over all moments of all histories (the idea of SLIT, Choi et al. 2021; there within sessions and with
+  other weights). With weights a^gap for the past and b^gap for the future, both moment matrices are sums over
+  pairs of events at each gap.
 
-Up to DENSE_ITEMS items the systems are solved whole; beyond, each item is regressed on the items it occurs with
-most (by cosine), which needs no I x I memory.
+Up to DENSE_ITEMS items the systems are solved whole; beyond, each item is regressed on the items it occurs
+with most (by cosine), which needs no I x I memory.
 """
 
 from __future__ import annotations
@@ -110,7 +112,7 @@ def _recent_matrix(train: Snapshot) -> sp.csr_matrix:
 
 @dataclass(frozen=True)
 class _Moments:
-    """past: [I, I] symmetric, without the diagonal; future: [I, I], row earlier, column later. Dense or sparse."""
+    """past: [I, I] symmetric, no diagonal; future: [I, I], row earlier, column later. Dense or sparse."""
 
     past: NDArray[np.float32] | sp.csr_matrix
     future: NDArray[np.float32] | sp.csr_matrix
@@ -226,7 +228,7 @@ def _local_ridge(
     """Each column of `targets` regressed on its `support` strongest rows. gram: without diagonal."""
     items = gram.shape[0]
     place = np.full(items, -1, np.int64)
-    parts: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
+    parts: list[tuple[NDArray[np.int64], NDArray[np.floating]]] = []
     for item in range(items):
         if item % 2048 == 0:
             progress(item, items, "solving item by item")

@@ -111,7 +111,7 @@ class KnowledgeGraph:
             self.write_into(writer)
 
     def write_into(self, writer: ArtifactWriter) -> None:
-        for name in ("entities", "types", "relations", "sources"):
+        for name in _VOCABULARIES:
             getattr(self, name).write(writer, name)
         if self.labels is not None:
             self.labels.write(writer, "labels")
@@ -124,14 +124,10 @@ class KnowledgeGraph:
 
     @classmethod
     def read(cls, artifact: Artifact) -> KnowledgeGraph:
-        graph = cls(
-            labels=Vocabulary.read(artifact, "labels") if artifact.has("labels.offsets.npy") else None,
-            **{
-                name: Vocabulary.read(artifact, name)
-                for name in ("entities", "types", "relations", "sources")
-            },
-            **{name: artifact.array(name) for name in _ARRAYS},
-        )
+        vocabularies = {n: Vocabulary.read(artifact, n) for n in _VOCABULARIES}
+        labels = Vocabulary.read(artifact, "labels") if artifact.has("labels.offsets.npy") else None
+        arrays: dict[str, Any] = {name: artifact.array(name) for name in _ARRAYS}
+        graph = cls(labels=labels, **{**vocabularies, **arrays})
         if len(graph.entities) != graph.entity_count or int(graph.offsets[-1]) != graph.edge_count:
             raise CorruptArtifact(f"{artifact.path}: the arrays of the graph do not fit together")
         return graph
@@ -150,6 +146,7 @@ class KnowledgeGraph:
         return from_networkx(graph)
 
 
+_VOCABULARIES = ("entities", "types", "relations", "sources")
 _ARRAYS = (
     "entity_type",
     "symmetric",
@@ -188,9 +185,9 @@ def assemble(
     entities = Vocabulary.of(known["name"].to_list())
     head = _numbers(edges["head"], known["name"])
     tail = _numbers(edges["tail"], known["name"])
-    relation = _numbers(edges["relation"], relation_names)
+    relation = _numbers(edges["relation"], relation_names).astype(np.uint16)
     order = np.lexsort((tail, relation, head))
-    head, tail, relation = head[order], tail[order], relation[order].astype(np.uint16)
+    head, tail, relation = head[order], tail[order], relation[order]
     by_tail = np.lexsort((head, relation, tail)).astype(np.int32)
     type_names = known["type"].unique().sort()
     return KnowledgeGraph(

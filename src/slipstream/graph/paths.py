@@ -1,15 +1,16 @@
 """The sum over simple paths of a weighted graph, exactly, and the best of those paths.
 
-A path p = (u, r1, e1, ..., rk, t) scores s(p) = product of gamma(rj, ej) over its hops; a pair (u, t) scores the
-sum over all simple paths from u to t of at most L hops. Walks are counted by sparse products; the few walks that
-are not simple paths are taken away again. With A = the gammas of parallel edges added up and W_l = row u of A^l:
+A path p = (u, r1, e1, ..., rk, t) scores s(p) = product of gamma(rj, ej) over its hops; a pair (u, t) scores
+the sum over all simple paths from u to t of at most L hops. Walks are counted by sparse products; the few
+walks that are not simple paths are taken away again. With A = the gammas of parallel edges added up and
+W_l = row u of A^l:
 
     S1(t) = W1(t)        S2(t) = W2(t)        (t != u, no self-loops)
     S3(t) = W3(t) - c(u) W1(t) - W1(t) c(t) + W1(t)^2 A(t, u)        c = diag(A A)
 
-W3 counts u-v-w-t; it is no path when w = u (c(u) ways back, then u-t) or v = t (u-t, then c(t) ways back), and
-both at once is u-t-u-t. For a target that is not adjacent to u all corrections are zero: there, walks of at most
-three hops *are* the simple paths. Longer paths need more corrections and are not built yet.
+W3 counts u-v-w-t; it is no path when w = u (c(u) ways back, then u-t) or v = t (u-t, then c(t) ways back),
+and both at once is u-t-u-t. For a target that is not adjacent to u all corrections are zero: there, walks of
+at most three hops *are* the simple paths. Longer paths need more corrections and are not built yet.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class WeightedGraph:
         gamma: NDArray[np.floating],
         nodes: int,
     ) -> WeightedGraph:
-        """The graph of edges in any order. Raises BadInput for self-loops and for weights that are not >= 0."""
+        """The graph of edges in any order. BadInput for self-loops and for weights that are not >= 0."""
         if np.any(head == tail):
             raise BadInput("a path graph has no self-loops", hint="construction.py drops and reports them")
         if not np.all(gamma >= 0):
@@ -109,9 +110,9 @@ def ranges(starts: NDArray[np.integer], stops: NDArray[np.integer]) -> NDArray[n
 def path_sums(
     graph: WeightedGraph, sources: NDArray[np.integer], longest: int = LONGEST
 ) -> NDArray[np.float64]:
-    """[Q, V]: for each source and every node the sum over simple paths of 1 .. `longest` hops; 0 at the source.
+    """[Q, V]: for each source and every node the sum over simple paths of 1 .. `longest` hops.
 
-    One user or many, the same products: O(walks' edges x Q) time, Q x V memory.
+    0 at the source itself. One user or many, the same products: O(walks' edges x Q) time, Q x V memory.
     """
     _check(longest)
     matrix = graph.matrix
@@ -148,8 +149,8 @@ def best_paths(
 ) -> tuple[list[Path], float]:
     """(the `limit` best simple paths, the sum over all of them).
 
-    In descending score, ties by fewer hops, then by edge numbers. Every path is looked at, so the sum is exact:
-    O(edges within two hops of the source). Paths of score 0 are no reason and do not appear.
+    In descending score, ties by fewer hops, then by edge numbers. Every path is looked at, so the sum is
+    exact: O(edges within two hops of the source). Paths of score 0 are no reason and do not appear.
     """
     _check(longest)
     if source == target:
@@ -195,7 +196,7 @@ def _all_paths(graph: WeightedGraph, source: int, target: int, longest: int) -> 
 def simple_paths_reference(
     graph: WeightedGraph, source: int, target: int, longest: int
 ) -> Iterator[tuple[int, ...]]:
-    """Every simple path as edge numbers, by depth-first search: the slow, obvious form, the oracle of the tests."""
+    """Every simple path as edge numbers, by depth-first search: the slow, obvious oracle of the tests."""
 
     def walk(node: int, visited: frozenset[int], edges: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
         for edge in range(int(graph.offsets[node]), int(graph.offsets[node + 1])):

@@ -76,7 +76,12 @@ _ELIDED = re.compile(r"^[ld]['’](.+)$", re.I)
 _PIECES = re.compile(r":\s|\s-\s|;\s")
 _OWNER = re.compile(r"(?<=\w)['’]s\s+")
 _PART = frozenset(["part", "episode", "chapter", "vol", "volume", "no", "number", "pt"])
-_SPECIAL = str.maketrans({"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "&": " and ", "+": " and ", "’": "'", "`": "'", "²": " 2", "³": " 3", "½": " 1/2"})  # fmt: skip
+_SPECIAL = str.maketrans(
+    {
+        "ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th",
+        "’": "'", "`": "'", "&": " and ", "+": " and ", "²": " 2", "³": " 3", "½": " 1/2",
+    }
+)  # fmt: skip
 LONGEST_TITLE = 300
 
 

@@ -161,7 +161,7 @@ class Encoder:
         return self._output(x[:, -1])
 
     def _needed(self, number: int, length: int) -> int:
-        """How many of the last positions after layer `number` later layers look at: their band, and no more."""
+        """How many of the last positions after layer `number` the later layers look at: their band."""
         return min(length, (self.layers - 1 - number) * (self.window - 1) + 1)
 
     def _input(self, item: NDArray[np.int32], gap: NDArray[np.int64] | None) -> Floats:
@@ -275,7 +275,7 @@ class Encoder:
         return state.vector
 
     def leave_out(self, item: NDArray[np.int32], time_us: NDArray[np.int64] | None, latest: int) -> Floats:
-        """[latest + 1, D]: the vector of a history, and without each one of its `latest` events, oldest first.
+        """[latest + 1, D]: the vector of a history, and without each of its `latest` events, oldest first.
 
         Exact. All variants share the state before the first of these events and then go on side by side, so
         the cost is one prefill and `latest` steps of at most `latest` states. An empty variant is zero.
@@ -309,7 +309,7 @@ class Encoder:
         return found
 
     def _step(self, x: Floats, keys: Floats, values: Floats, count: int) -> Floats:
-        """One event for B states that hold `count` events each, in place: x [B, D], keys [B, layers, W, D]."""
+        """One event for B states of `count` events each, in place: x [B, D], keys [B, layers, W, D]."""
         slot, filled = count % self.window, min(count + 1, self.window)
         age = (slot - np.arange(self.window)) % self.window
         for number, layer in enumerate(self._layers):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from slipstream.artifacts import open_artifact, writing
+from slipstream.cluster.threads import blas_threads
 from slipstream.config import Home, thread_count
 from slipstream.dataset.snapshot import Snapshot
 from slipstream.dataset.validation import hold_out_last
@@ -20,7 +21,7 @@ from slipstream.features.users import user_features
 from slipstream.loop.knowledge import open_graph
 from slipstream.loop.narrator import Narrator
 from slipstream.loop.tables import read_table_of
-from slipstream.models.recommender import FitContext, Recommender, TrainingData, refits
+from slipstream.models.recommender import FitContext, Recommender, TrainingData, refit, refits
 from slipstream.models.registry import load_model, model_names, model_type, save_model
 from slipstream.models.validation import validation_ndcg
 
@@ -76,13 +77,13 @@ def train(
     snapshot, data = training_data(home, seed, goal)
     settings = settings_for(kind.preset(data), name, overrides)
     checkpoint = home.models / f".{name}-{settings.fingerprint()}-{seed}.checkpoint"
-    with narrator.progress(f"train {name}") as progress:
+    with narrator.progress(f"train {name}") as progress, blas_threads():
         context = FitContext(seed, thread_count(), progress, str(checkpoint), device)
         model = kind.fit(data, settings, context)
         ndcg = None if data.validation is None else validation_ndcg(model.score, data.validation)
-        if refits(kind):
+        if refits(model):
             whole = TrainingData(snapshot, None, data.item_features, data.user_features, data.graph)
-            model = kind.fit(whole, model.settings, context)
+            model = refit(model, whole, context)
     cost = (time.process_time() - cpu, time.perf_counter() - wall)
     meta = {
         "validation_ndcg": ndcg,

@@ -105,4 +105,4 @@ def _largest(values: NDArray[np.float32], limit: int) -> NDArray[np.bool_]:
     chosen = values > edge
     level = np.flatnonzero(values == edge)
     chosen[level[: limit - int(chosen.sum())]] = True
-    return chosen
+    return np.asarray(chosen)

@@ -30,7 +30,7 @@ ScoreMatrix = NDArray[np.float32]
 class TrainingData:
     """All a model may see. `train` holds every item of the catalogue in its vocabulary, also unseen ones.
 
-    validation: queries whose histories are in `train`, with what happened next; for choosing, never in a loss.
+    validation: queries whose histories are in `train`, with what happened next; to choose by, never in a loss.
     """
 
     train: Snapshot
@@ -91,9 +91,22 @@ class Recommender(Protocol):
 def refits(model: type[Recommender] | Recommender) -> bool:
     """May this model be fitted again on train + validation with its chosen settings (closed form, counts)?
 
-    Models that stop early on validation may not: they would have nothing left to stop by.
+    Models that stop early on validation may not: they would have nothing left to stop by. Ask the fitted
+    model rather than its class: for some (fusion) it depends on the parts.
     """
-    return bool(getattr(model, "refits", False))
+    return getattr(model, "refits", False) is True
+
+
+def refit(model: Recommender, data: TrainingData, context: FitContext) -> Recommender:
+    """`model` fitted again on more data (no validation) with what it chose; only for one that `refits`.
+
+    A model made of several has a `refit(data, context)` of its own, which leaves early-stopped parts alone.
+    """
+    own = getattr(model, "refit", None)
+    if own is not None:
+        again: Recommender = own(data, context)
+        return again
+    return type(model).fit(data, model.settings, context)
 
 
 @runtime_checkable

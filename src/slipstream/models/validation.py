@@ -19,6 +19,7 @@ from slipstream.randomness import generator
 BATCH = 512
 
 Choice = TypeVar("Choice")
+Value = TypeVar("Value", bound=np.generic)
 
 
 def validation_ndcg(
@@ -59,7 +60,8 @@ def batch_ndcg(
     discount = 1.0 / np.log2(np.arange(2, found.shape[1] + 2))
     ideal = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(2, k + 2)))])
     has = targets > 0
-    return (hits[has] * discount).sum(axis=1) / ideal[np.minimum(targets[has], k)]
+    gains: NDArray[np.float64] = (hits[has] * discount).sum(axis=1) / ideal[np.minimum(targets[has], k)]
+    return gains
 
 
 def _single_target_ndcg(
@@ -111,8 +113,8 @@ def sample_holdout(holdout: Holdout, limit: int, seed: int) -> Holdout:
 
 
 def _gather(
-    offsets: NDArray[np.int64], chosen: NDArray[np.int64], values: NDArray[np.generic]
-) -> tuple[NDArray[np.int64], NDArray[np.generic]]:
+    offsets: NDArray[np.int64], chosen: NDArray[np.int64], values: NDArray[Value]
+) -> tuple[NDArray[np.int64], NDArray[Value]]:
     """The runs `chosen` of a ragged array: their offsets and their values."""
     lengths = np.diff(offsets)[chosen]
     ends = np.zeros(len(chosen) + 1, np.int64)

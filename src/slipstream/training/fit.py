@@ -150,7 +150,7 @@ class _Run:
         plan, shards = self.plan, self.task.plan.shards
         masks = [self.task.dropout(self.epoch, shard) for shard in range(shards)]
         workers = min(plan.threads, shards)
-        inner = max(1, plan.threads // shards)
+        inner = max(1, plan.threads // max(shards, 2))  # two threads on one chunk wait more than they work
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(inner,)) as pool:
             for number, batch in enumerate(self.task.batches(self.epoch)):
                 self._set_rate(self.epoch + min(number / self.per_epoch, 1.0))

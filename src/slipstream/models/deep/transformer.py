@@ -33,7 +33,7 @@ from slipstream.training.transformer_settings import TransformerSettings
 WEIGHTS = "encoder.safetensors"
 BUDGET = 1.5e14  # floating-point operations of a training: 7 minutes of a quiet core, 15 of a shared one
 LEAST_EPOCHS = 6  # fewer than that on the large network, and the small one learns more
-EXPLAINED = 16  # latest events whose part in a score is measured
+EXPLAINED = 10  # latest events whose part in a score is measured
 
 
 class Transformer:

@@ -97,7 +97,7 @@ def _facets(
     if not len(item):
         return None
     key = (relation.astype(np.int64) * 2 + inverse) * (int(entity.max()) + 1) + entity
-    distinct, first, facet, count = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
+    _, first, facet, count = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
     number = np.cumsum(count > 1) - 1
     shared = count[facet] > 1
     cells = (np.ones(shared.sum()), (item[shared], number[facet[shared]]))
@@ -186,7 +186,7 @@ def shared_facets(facets: FacetLeg, degree_exponent: float) -> FacetLeg:
 
 
 def preferences(train: Snapshot, people: sp.csr_matrix) -> sp.csr_matrix:
-    """[A, I], attribute -prefers-> item: the share of its people's events that went to the item, the largest kept."""
+    """[A, I]: the share of the events of an attribute's people that went to each item, the largest kept."""
     counts = sp.csr_matrix(people.T @ train.matrix()[: people.shape[0]]).astype(np.float64)
     total = np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1.0)
     shares = sp.csr_matrix(sp.diags(1.0 / total) @ counts)

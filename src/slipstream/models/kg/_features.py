@@ -66,9 +66,10 @@ def tensor(
     people: sp.csr_matrix,
     columns: NDArray[np.int64],
 ) -> NDArray[np.float32]:
-    """[F, Q, C]: what each feature alone scores for the items `columns`. people: [Q, A] attributes of the askers.
+    """[F, Q, C]: what each feature alone scores for the items `columns`.
 
-    Walks back to the item they came from are in it; the loss leaves out items that were touched.
+    people: [Q, A], attributes of the askers. Walks back to the item they came from are in it; the loss leaves
+    out items that were touched.
     """
     result = np.zeros((len(features), len(queries), len(columns)), np.float32)
     parts = [_part(sources, feature, columns) for feature in features]

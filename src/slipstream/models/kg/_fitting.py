@@ -253,7 +253,7 @@ class _Fit:
 
 @dataclass(frozen=True)
 class _Strength:
-    """What the last hop into each item weighs: the warm weight, and the cold one as far as the item leans on it."""
+    """What the last hop into each item weighs: the warm weight, and the cold one as far as it leans on it."""
 
     warm: _Learned
     cold: _Learned | None

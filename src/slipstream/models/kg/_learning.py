@@ -1,10 +1,10 @@
 """How the gammas of the path model are learned, inside the training data.
 
 A probe hides the last events of some people (as many as validation hides). Derived relations are drawn anew
-from what is left, so that neither a target edge nor anything derived from it is walked over; what is learned is
-then used with relations drawn from all of the training data. With every gamma in place but the weights of the
-relations, a score is linear in those weights: the softmax loss is convex, and its minimum under w >= 0 is found by
-L-BFGS-B, always the same.
+from what is left, so that neither a target edge nor anything derived from it is walked over; what is learned
+is then used with relations drawn from all of the training data. With every gamma in place but the weights of
+the relations, a score is linear in those weights: the softmax loss is convex, and its minimum under w >= 0
+is found by L-BFGS-B, always the same.
 """
 
 from __future__ import annotations
@@ -162,8 +162,8 @@ def fit_weights(
 ) -> tuple[NDArray[np.float64], float, NDArray[np.float64]]:
     """(weights [F] >= 0, loss, share of the targets' scores that each feature carries [F]).
 
-    features: [F, Q, C]. Loss: minus the mean log softmax probability of a target among the candidates that the
-    person has not touched. Cost: F x Q x C multiplications for each of some dozens of steps.
+    features: [F, Q, C]. Loss: minus the mean log softmax probability of a target among the candidates that
+    the person has not touched. Cost: F x Q x C multiplications for each of some dozens of steps.
     """
     size = np.array([np.maximum(f.max(axis=1), 0).mean() for f in features], np.float64)
     alive = size > 0

@@ -24,6 +24,8 @@ from slipstream.graph.paths import ranges
 
 Floats = NDArray[np.float64]
 
+_SPARSE_STEP = 8  # times the cost of a step of the product with dense columns, measured on the two
+
 
 @dataclass(frozen=True)
 class LegPaths:
@@ -38,7 +40,7 @@ class Leg(Protocol):
     memory: float
 
     def sums(self, starts: sp.csr_matrix) -> Floats:
-        """[Q, I]: for each query the sum over walks from its weighted starts [Q, S] to every item but its start."""
+        """[Q, I]: the sum over walks from each query's weighted starts [Q, S] to every item but the start."""
         ...
 
     def paths(self, start: NDArray[np.int64], item: int) -> LegPaths:
@@ -85,9 +87,9 @@ class EdgeLeg:
 
 @dataclass(frozen=True)
 class FacetLeg:
-    """Item to entity and back, over all relations. A facet is an entity seen through one relation and direction.
+    """Item to entity and back, over all relations.
 
-    out: [I, F], back: [F, I] float64. Rows of `names` are facets.
+    A facet is an entity seen through one relation and direction. out: [I, F], back: [F, I] float64.
     """
 
     out: sp.csr_matrix
@@ -103,14 +105,21 @@ class FacetLeg:
         return len(self.facet_relation)
 
     def sums(self, starts: sp.csr_matrix) -> Floats:
-        at_facets = (starts @ self.out).toarray()
-        sums = np.asarray(self._to_items @ at_facets.T).T
+        at_facets = sp.csr_matrix(starts @ self.out)
+        if self._steps(at_facets) * _SPARSE_STEP < self.back.nnz * starts.shape[0]:
+            sums = np.asarray((at_facets @ self.back).toarray())
+        else:
+            sums = np.asarray(self._to_items @ at_facets.toarray().T).T
         around = starts.multiply(self._around).tocsr()  # item - entity - the same item is no path
         rows = np.repeat(np.arange(starts.shape[0]), np.diff(around.indptr))
         sums = np.ascontiguousarray(sums)
         sums[rows, around.indices] -= around.data
         sums[sums < 1e-12] = 0.0  # what is left of equal numbers
         return sums
+
+    def _steps(self, at_facets: sp.csr_matrix) -> int:
+        """Multiplications of the sparse product from facets to items."""
+        return int(np.diff(self.back.indptr)[at_facets.indices].sum())
 
     def paths(self, start: NDArray[np.int64], item: int) -> LegPaths:
         begin, end = self._to_items.indptr[item], self._to_items.indptr[item + 1]

@@ -6,11 +6,11 @@
     person -click-> item of the history -sequel-> item
     person -occupation-> student -prefers-> item
 
-s(p) is the product of the gammas of its hops. The first gamma is attention: an event counts exp(-rank / memory),
-the events of a history add up to 1, and each metapath has a memory of its own. The others are strengths of
-derived relations (graph/derived.py) or degree terms of facts, times a learned weight of the relation
-(_learning.py). An item with few events leans on facts: their weights are learned a second time on items whose
-events are all hidden, and count k / (k + events of the item).
+s(p) is the product of the gammas of its hops. The first gamma is attention: an event counts
+exp(-rank / memory), the events of a history add up to 1, and each metapath has a memory of its own. The
+others are strengths of derived relations (graph/derived.py) or degree terms of facts, times a learned weight
+of the relation (_learning.py). An item with few events leans on facts: their weights are learned a second
+time on items whose events are all hidden, and count k / (k + events of the item).
 
 Works without a graph (then on item features, or on behaviour alone), without an order, and for people it has
 never met. NaN where no path leads. No torch.
@@ -75,8 +75,12 @@ class PathReasoner:
     @property
     def _starts(self) -> list[_Start]:
         fitted = self._fitted
-        found = [_Start(leg, False) for leg in (*fitted.edges, *([fitted.facets] if fitted.facets else []))]
-        return [*found, *([_Start(fitted.preferences, True)] if fitted.preferences is not None else [])]
+        found = [_Start(leg, False) for leg in fitted.edges]
+        if fitted.facets is not None:
+            found.append(_Start(fitted.facets, False))
+        if fitted.preferences is not None:
+            found.append(_Start(fitted.preferences, True))
+        return found
 
     def score(self, queries: Queries) -> ScoreMatrix:
         """[Q, I]: the sum over paths; NaN where there is none. O(events x edges per item) a query."""
@@ -97,7 +101,7 @@ class PathReasoner:
     def paths(self, query: Queries, item: int, limit: int) -> list[PathReason]:
         """The `limit` best paths of one query to an item, in descending score; shares of the item's score.
 
-        Ties: by the order of the legs, then by start and by entity. The head is `visitor`: who asks knows the id.
+        Ties: by the order of the legs, then by start and entity. The head is `visitor`: the asker knows who.
         """
         if not 0 <= item < len(self._items):
             return []
@@ -167,10 +171,10 @@ class PathReasoner:
             yield _edge_columns(fitted.preferences, entities.gather(fitted.people_entities), items)
         if fitted.facets is None:
             return
-        leg = fitted.facets
-        there, back = zip(*map(leg.hop_names, range(leg.facet_count)), strict=True)
-        facet_names = entities.gather(leg.facet_entity)
-        for matrix, names, out in ((leg.out, there, True), (sp.csr_matrix(leg.back.T), back, False)):
+        facets = fitted.facets
+        there, back = zip(*map(facets.hop_names, range(facets.facet_count)), strict=True)
+        facet_names = entities.gather(facets.facet_entity)
+        for matrix, names, out in ((facets.out, there, True), (sp.csr_matrix(facets.back.T), back, False)):
             rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
             ends = (items.gather(rows), facet_names.gather(matrix.indices))
             relation = pl.Series("relation", names, pl.String).gather(matrix.indices)

@@ -5,10 +5,10 @@
 
 Source: Steck 2019, "Embarrassingly shallow autoencoders for sparse data". Different here:
 
-- the events of the history are weighted by their rank from the end (chosen on validation; no forgetting where
-  the data has no order), which is worth more than everything else on data with an order;
-- of each row of B only the `neighbours` largest weights are kept, by magnitude or, where validation prefers it,
-  of the positive ones;
+- the events of the history are weighted by their rank from the end (chosen on validation; no forgetting
+  where the data has no order), which is worth more than everything else on data with an order;
+- of each row of B only the `neighbours` largest weights are kept, by magnitude or, where validation prefers
+  it, of the positive ones;
 - above `exact_items` items the inverse would cost I³ time and I² memory. Each item's regression is then
   restricted to the `support` items it shares most people with: the same problem with the other weights held
   at zero, and on sparse data as good as the whole inverse (Amazon Beauty: 5 CPU s instead of 40).
@@ -85,7 +85,7 @@ class Ease:
 
     @classmethod
     def fit(cls, data: TrainingData, settings: EaseSettings, context: FitContext) -> Self:
-        """O(I³) time and 2·I² floats up to `exact_items` items, else O(I · support³); once per ridge tried."""
+        """O(I³) time and 2·I² floats up to `exact_items` items, else O(I · support³); once a ridge tried."""
         search = _Search(data, settings, context)
         chosen = search.choose()
         notes: dict[str, Any] = {"validation_ndcg": search.best, "tried": search.tried, "exact": search.exact}
@@ -219,7 +219,9 @@ def exact_weights(gram: sp.csr_matrix, ridge: float, neighbours: int, *, positiv
         rows[:, start:] += np.tril(inverse[start:, start:stop], -1).T
         rows *= -scale
         rows[np.arange(stop - start), np.arange(start, stop)] = 0.0
-        blocks.append(_kept(sp.csr_matrix(_largest_cells(rows, neighbours, positive)), neighbours, positive=positive))
+        blocks.append(
+            _kept(sp.csr_matrix(_largest_cells(rows, neighbours, positive)), neighbours, positive=positive)
+        )
     return sp.vstack(blocks, format="csr") if blocks else sp.csr_matrix(gram.shape, dtype=np.float32)
 
 
@@ -275,8 +277,10 @@ def _without_diagonal(gram: sp.csr_matrix) -> sp.csr_matrix:
     return copy
 
 
-def _submatrix(gram: sp.csr_matrix, chosen: NDArray[np.int32], place: NDArray[np.int64]) -> NDArray[np.float32]:
-    """gram[chosen][:, chosen], dense. place: [I] of -1, lent as working space. A tenth of SciPy's own cost."""
+def _submatrix(
+    gram: sp.csr_matrix, chosen: NDArray[np.int32], place: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """gram[chosen][:, chosen], dense, faster than SciPy's own. place: [I] of -1, lent as working space."""
     starts, stops = gram.indptr[chosen], gram.indptr[chosen + 1]
     lengths = stops - starts
     index = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths - starts, lengths)

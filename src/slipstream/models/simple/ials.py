@@ -2,8 +2,9 @@
 
     min  Σ_seen (x_ui − u·v)² + α₀ Σ_all (u·v)² + λ ( Σ_u (n_u + α₀ I)^ν ‖u‖² + Σ_i (n_i + α₀ U)^ν ‖v‖² )
 
-The unobserved weight α₀ and the frequency-scaled λ decide how good it is. A person is folded in: the vector is
-solved from the history each time, so a stranger with a history is like anybody else, and the next click counts.
+The unobserved weight α₀ and the frequency-scaled λ decide how good it is. A person is folded in: the vector
+is solved from the history each time, so a stranger with a history is like anybody else, and the next click
+counts.
 
 Source: Rendle, Krichene, Zhang, Koren 2021, "Revisiting the performance of iALS on item recommendation
 benchmarks". Different here: rows are solved exactly in batches of like length, a short history (fewer events
@@ -141,7 +142,7 @@ class _Side:
     def solve(
         self, offsets: NDArray[np.int64], column: NDArray[np.int32], weight: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """[R, D]: row r minimises Σ weight (1 − x·f)² + α₀ Σ_all (x·f)² + ridge_r ‖x‖². Zeros for an empty row."""
+        """[R, D]: row r minimises Σ weight (1 − x·f)² + α₀ Σ_all (x·f)² + ridge_r ‖x‖²; 0 if it is empty."""
         lengths = np.diff(offsets)
         answer = np.zeros((len(lengths), self.turned.shape[1]), np.float32)
         sizes = _padded(lengths)
@@ -172,11 +173,11 @@ class _Side:
             system = eased @ scaled.transpose(0, 2, 1)  # [B, L, L]
             system[:, np.arange(size), np.arange(size)] += 1.0
             inner = np.linalg.solve(system, root[:, :, None])
-            return (eased.transpose(0, 2, 1) @ inner)[:, :, 0]  # type: ignore[no-any-return]
-        system = scaled.transpose(0, 2, 1) @ scaled  # [B, D, D]
-        system[:, np.arange(dim), np.arange(dim)] += diagonal
+            return (eased.transpose(0, 2, 1) @ inner)[:, :, 0]
+        square = scaled.transpose(0, 2, 1) @ scaled  # [B, D, D]
+        square[:, np.arange(dim), np.arange(dim)] += diagonal
         wanted = scaled.transpose(0, 2, 1) @ root[:, :, None]
-        return np.linalg.solve(system, wanted)[:, :, 0]  # type: ignore[no-any-return]
+        return np.linalg.solve(square, wanted)[:, :, 0]
 
 
 def _padded(lengths: NDArray[np.int64]) -> NDArray[np.int64]:

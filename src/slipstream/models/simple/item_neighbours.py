@@ -92,7 +92,11 @@ class ItemNeighbours:
     refits: ClassVar[bool] = True
 
     def __init__(
-        self, nearness: sp.csr_matrix, known: NDArray[np.bool_], settings: ItemNeighboursSettings, report: FitReport
+        self,
+        nearness: sp.csr_matrix,
+        known: NDArray[np.bool_],
+        settings: ItemNeighboursSettings,
+        report: FitReport,
     ) -> None:
         self.settings: Settings = settings
         self.report = report
@@ -124,7 +128,9 @@ class ItemNeighbours:
         parts = np.zeros((len(items), len(query.item)), np.float32)
         counted = np.flatnonzero(weights)
         wanted = np.asarray(items)
-        parts[:, counted] = (self._nearness[query.item[counted]].toarray()[:, wanted] * weights[counted, None]).T
+        parts[:, counted] = (
+            self._nearness[query.item[counted]].toarray()[:, wanted] * weights[counted, None]
+        ).T
         return parts
 
     def save(self, writer: ArtifactWriter) -> None:
@@ -193,17 +199,21 @@ class _Search:
         return self._nearness
 
     def _make(self, s: ItemNeighboursSettings) -> sp.csr_matrix:
-        counts = (self.forward + (s.backward or 0.0) * self.forward.T).tocsr() if self.ordered else self.forward
+        counts = (
+            (self.forward + (s.backward or 0.0) * self.forward.T).tocsr() if self.ordered else self.forward
+        )
         rows = np.repeat(self.popularity ** -(s.source_power or 0.0), np.diff(counts.indptr))
         columns = (self.popularity ** -(s.target_power or 0.0))[counts.indices]
         values = (counts.data ** (s.count_power or 1.0)) * rows * columns
-        scaled = sp.csr_matrix((values.astype(np.float32), counts.indices, counts.indptr), counts.shape, copy=True)
+        scaled = sp.csr_matrix(
+            (values.astype(np.float32), counts.indices, counts.indptr), counts.shape, copy=True
+        )
         scaled.eliminate_zeros()
         return keep_largest(scaled, s.neighbours)
 
 
 def _pairs(train: Snapshot, settings: ItemNeighboursSettings) -> sp.csr_matrix:
-    """[I, I] float32: how often (and how near) j came after i; without an order, how many people have both."""
+    """[I, I] float32: how often (how near) j came after i; without an order, how many people have both."""
     if settings.window > 0:
         return _pairs_in_order(train, settings)
     matrix = train.matrix()

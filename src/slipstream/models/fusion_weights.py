@@ -1,0 +1,128 @@
+"""How much each member of a fusion counts: standardised scores, and the weights that suit validation best.
+
+Knows members only as things that score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slipstream.dataset.queries import Holdout, Queries
+from slipstream.inference.retriever import top_k
+from slipstream.models.recommender import Recommender, ScoreMatrix
+from slipstream.models.validation import seen_mask, target_mask
+
+STEPS = (0.0, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.45, 0.7, 1.0, 1.5, 2.2, 3.3)
+"""Weights that are tried; the best single member starts at 1."""
+ROUNDS = 4
+BATCH_CELLS = 4_000_000
+
+
+def standardised(scores: ScoreMatrix, queries: Queries) -> ScoreMatrix:
+    """z-scores per row over the finite scores of items not in the history; the others on the same scale.
+
+    A row whose finite scores are all equal becomes 0: it prefers nothing. What is not finite becomes NaN.
+    """
+    finite = np.isfinite(scores)
+    counted = finite & ~seen_mask(queries, scores.shape[1])
+    number = np.maximum(counted.sum(axis=1, keepdims=True), 1)
+    mean = np.where(counted, scores, 0.0).sum(axis=1, keepdims=True, dtype=np.float64) / number
+    centred = np.where(finite, scores, 0.0) - mean
+    spread = np.sqrt(np.square(np.where(counted, centred, 0.0)).sum(axis=1, keepdims=True) / number)
+    flat = spread <= 1e-7 * np.abs(mean)  # below what float32 can tell apart, 0 included
+    scaled = np.where(flat, 0.0, centred / np.where(flat, 1.0, spread))
+    return np.where(finite, scaled, np.nan).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    scores: NDArray[np.float32]  # [members, Q, C]; 0 where a member says nothing
+    candidate: NDArray[np.bool_]  # [Q, C]; the rest is padding
+    wanted: NDArray[np.bool_]  # [Q, C]
+    targets: NDArray[np.int64]  # [Q], all of them, also those that are no candidates
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Standardised scores of the candidates of some validation queries: what weights are tried on.
+
+    A candidate is an item that some member ranks among its best; no other can reach the top of the sum.
+    """
+
+    batches: tuple[_Batch, ...]
+    members: int
+
+    @classmethod
+    def of(cls, members: Sequence[Recommender], holdout: Holdout, candidates: int) -> Bench:
+        """Scores the holdout once by each member and keeps [members, Q, members * candidates] at most."""
+        batches = []
+        items = members[0].score(holdout.queries.part(0, 1)).shape[1]
+        size = max(1, min(512, BATCH_CELLS // (items * len(members))))
+        for start, part in holdout.queries.batches(size):
+            scores = np.stack(
+                [standardised(member.score(part), part) for member in members]
+            )  # [members, B, I]
+            batches.append(
+                _narrow(scores, target_mask(holdout, start, start + len(part), items), part, candidates)
+            )
+        return cls(tuple(batches), len(members))
+
+    def ndcg(self, weights: NDArray[np.float64], k: int = 10) -> float:
+        """NDCG@k of the weighted sum."""
+        discount = 1.0 / np.log2(np.arange(2, k + 2))
+        ideal = np.concatenate([[1.0], np.cumsum(discount)])
+        total, counted = 0.0, 0
+        for batch in self.batches:
+            mixed = np.tensordot(weights.astype(np.float32), batch.scores, axes=1)
+            found, _ = top_k(mixed, k, excluded=~batch.candidate)
+            hits = (found >= 0) & np.take_along_axis(batch.wanted, np.maximum(found, 0), axis=1)
+            has = batch.targets > 0
+            gain = (hits * discount[: hits.shape[1]]).sum(axis=1) / ideal[np.minimum(batch.targets, k)]
+            total, counted = total + float(gain[has].sum()), counted + int(has.sum())
+        return total / counted if counted else 0.0
+
+
+def _narrow(
+    scores: NDArray[np.float32], wanted: NDArray[np.bool_], queries: Queries, candidates: int
+) -> _Batch:
+    """Keep each member's best `candidates` per query, in the order of the items (for ties)."""
+    blocked = seen_mask(queries, scores.shape[2]) & ~wanted
+    chosen = np.zeros_like(blocked)
+    for own in scores:
+        best, _ = top_k(own, candidates, excluded=blocked)
+        rows, columns = np.nonzero(best >= 0)
+        chosen[rows, best[rows, columns]] = True
+    width = max(int(chosen.sum(axis=1).max()), 1)
+    order = np.argsort(~chosen, axis=1, kind="stable")[:, :width]  # [Q, C]
+    narrowed = np.stack([np.take_along_axis(own, order, axis=1) for own in scores])
+    return _Batch(
+        np.nan_to_num(narrowed, nan=0.0),
+        np.take_along_axis(chosen, order, axis=1),
+        np.take_along_axis(wanted, order, axis=1),
+        wanted.sum(axis=1),
+    )
+
+
+def coordinate_search(bench: Bench) -> tuple[NDArray[np.float64], float]:
+    """(weights, their NDCG@10): from the best single member, one weight at a time while it helps."""
+    singles = np.eye(bench.members)
+    values = [bench.ndcg(row) for row in singles]
+    weights, best = singles[int(np.argmax(values))], max(values)
+    for _ in range(ROUNDS):
+        before = best
+        for member in range(bench.members):
+            for step in STEPS:
+                tried = weights.copy()
+                tried[member] = step
+                if step == weights[member] or not tried.any():
+                    continue
+                value = bench.ndcg(tried)
+                if value > best:
+                    weights, best = tried, value
+        if best == before:
+            break
+    return weights, best
