@@ -6,7 +6,7 @@ Written for durable speed and short histories (LOG.md has the measurements):
 - `keys` holds 16 bytes per event id, so that a repeated id is met at once.
 - `histories` is the log once more, clustered by person and time: a history is one range of it. Keeping it in
   step with every batch would touch a page per event, so large batches leave a *tail* that is folded in,
-  sorted, once it is 50,000 events long; readers add the tail themselves.
+  sorted, once it is 100,000 events or longer; readers add the tail themselves.
 - A person is a number everywhere but in `users`. That table only ever grows at its end and its rows keep
   their size, because SQLite's page splits leave copies of what they move in unused bytes, `secure_delete` or
   not (measured: about 1 % of deleted ids could still be read). So forgetting overwrites the id where it
@@ -42,8 +42,9 @@ class SqliteEventStore:
     who share a disk; reaching it is StorageFull, as a full disk is.
     """
 
-    fold_at = 50_000
-    """Events in the tail before it is folded; looking through so many costs a reader a few milliseconds."""
+    fold_at, fold_at_most = 100_000, 250_000
+    """The tail is folded when it is an eighth of the store, within these bounds. A longer tail touches each
+    page of the histories less often; looking through it costs a reader about 5 ms per 100,000 events."""
     fold_now = 256
     """So small a batch is folded at once, which keeps the tail of a live store empty."""
 
@@ -64,7 +65,7 @@ class SqliteEventStore:
             return AppendResult(0, 0, np.zeros(0, bool))
         keys, outside = sql.keys_of(frame["event_id"])
         with self._writing() as db:
-            last, folded, pending, forgotten = db.execute(sql.MARKS).fetchone()
+            last, folded, pending, forgotten, events = db.execute(sql.MARKS).fetchone()
             is_new = self._claim(db, keys, last + 1)
             stored = int(is_new.sum())
             if stored:
@@ -76,15 +77,15 @@ class SqliteEventStore:
                 chosen = ((last + 1 + row, ids[row]) for row in outside if is_new[row])
                 db.executemany(sql.ADD_OUTSIDE, chosen)
                 last += frame.height
-                if self._fold_is_due(stored, pending):
+                if self._fold_is_due(stored, pending, events):
                     db.execute(sql.FOLD, (folded,))
                     folded = last
                 db.execute(sql.APPENDED, (last, folded, stored))
         return AppendResult(stored, frame.height - stored, is_new)
 
-    def _fold_is_due(self, stored: int, pending: int) -> bool:
+    def _fold_is_due(self, stored: int, pending: int, events: int) -> bool:
         small = stored <= self.fold_now and pending <= 4 * self.fold_now
-        return small or pending + stored >= self.fold_at
+        return small or pending + stored >= min(max(self.fold_at, events // 8), self.fold_at_most)
 
     def _claim(self, db: Connection, keys: Sequence[bytes], first: int) -> NDArray[np.bool_]:
         """Enter the keys; True where a key was not there before, neither stored nor earlier in the batch."""
@@ -141,7 +142,7 @@ class SqliteEventStore:
             if not db.execute(sql.MARKS).fetchone()[2]:
                 return
         with self._writing() as db:
-            last, folded, _, _ = db.execute(sql.MARKS).fetchone()
+            last, folded, *_ = db.execute(sql.MARKS).fetchone()
             db.execute(sql.FOLD, (folded,))
             db.execute(sql.APPENDED, (last, last, 0))
 
@@ -198,7 +199,7 @@ class SqliteEventStore:
 
     def _tail(self, db: Connection, user: int, after: int = 0) -> list[sql.Row]:
         """The person's events that are not folded in yet and arrived after `after`."""
-        _, folded, pending, _ = db.execute(sql.MARKS).fetchone()
+        _, folded, pending, *_ = db.execute(sql.MARKS).fetchone()
         return db.execute(sql.TAIL_OF_USER, (max(folded, after), user)).fetchall() if pending else []
 
     def _all_of(self, db: Connection, user: int, after: int = 0) -> list[sql.Row]:

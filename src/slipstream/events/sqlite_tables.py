@@ -53,7 +53,7 @@ FOLD = (
     "INSERT INTO histories SELECT user, time_us, arrival, item, kind, value, key FROM log"
     " WHERE arrival > ? ORDER BY user, time_us, arrival"
 )
-MARKS = "SELECT last_arrival, folded, last_arrival - folded, forgotten FROM state"
+MARKS = "SELECT last_arrival, folded, last_arrival - folded, forgotten, events FROM state"
 STATE = "SELECT last_arrival, forgotten FROM state"
 APPENDED = "UPDATE state SET last_arrival = ?, folded = ?, events = events + ?"
 

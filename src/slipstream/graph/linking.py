@@ -26,6 +26,7 @@ from slipstream.graph.matching import (
     LinkSettings,
     Match,
     by_facts,
+    lead,
     likeness,
     parsed_candidates,
 )
@@ -209,7 +210,7 @@ def _decide(found: list[Match], taken: set[str], settings: LinkSettings) -> tupl
     best = found[0]
     if best.score < settings.least_confidence:
         return None, "years differ" if best.score == 0 else "no candidate is close enough"
-    if len(found) > 1 and best.score - found[1].score < settings.margin:
+    if lead(found) < settings.margin:
         return None, "two candidates fit"
     if best.candidate.name in taken:
         return None, "another item fits this entity better"

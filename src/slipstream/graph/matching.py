@@ -12,7 +12,11 @@ from rapidfuzz import fuzz, process
 from slipstream.config import Settings
 from slipstream.graph.titles import Title, joined, parse_title
 
-_PART_LIKENESS = {1: 0.86, 2: 0.90, 3: 0.94}  # by words: `Blue` alone is not `Three Colors: Blue`
+_PART_LIKENESS = {1: 0.84, 2: 0.88, 3: 0.94}  # by words: `Blue` alone is not `Three Colors: Blue`
+_SERIES_LIKENESS = 0.84
+_SURE = 0.93
+_UNTAGGED, _OTHER_KIND = 0.97, 0.7
+_NOT_ONE = frozenset(["series", "franchise", "editor"])  # `film series`, `film editor`
 
 
 class LinkSettings(Settings):
@@ -45,8 +49,8 @@ class Candidate:
     label: str
     title: Title
     year: int | None
-    right_kind: float  # 1 the tag says so, .97 no tag, .7 the tag says something else
-    facts: tuple[str, ...] | None  # what the graph tells about it, if known
+    right_kind: float  # 1: the tag says so; less without a tag or with another one
+    facts: tuple[str, ...]  # relations that the graph knows of it
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,7 @@ def likeness(a: Title, b: Title) -> tuple[float, str]:
         short = min(a.bare, b.bare, key=len)
         return _PART_LIKENESS[min(3, len(short.split()))], "part of title"
     if a.bare in b.parts or b.bare in a.parts:
-        return 0.86, "part of title"  # the name of a series, maybe
+        return _SERIES_LIKENESS, "part of title"  # the name of a series, maybe
     return 0.0, ""
 
 
@@ -162,18 +166,23 @@ def by_facts(found: dict[str, list[Match]], settings: LinkSettings) -> dict[str,
     sure = [m[0] for m in found.values() if m and _is_sure(m, settings)]
     if len(sure) < settings.fewest_sure:
         return found
-    counts: Counter[str] = Counter(fact for m in sure for fact in m.candidate.facts or ())
+    counts: Counter[str] = Counter(fact for m in sure for fact in m.candidate.facts)
     common = {fact for fact, count in counts.items() if count >= settings.common_fact * len(sure)}
     return {item: _ranked(_of_kind(m, common, settings) for m in matches) for item, matches in found.items()}
 
 
 def _is_sure(matches: list[Match], settings: LinkSettings) -> bool:
-    second = matches[1].score if len(matches) > 1 else 0.0
-    return matches[0].score >= 0.93 and matches[0].score - second >= settings.margin
+    return matches[0].score >= _SURE and lead(matches) >= settings.margin
+
+
+def lead(matches: list[Match]) -> float:
+    """By how much the best match leads the best of another entity."""
+    best = matches[0]
+    return best.score - next((m.score for m in matches if m.candidate.name != best.candidate.name), 0.0)
 
 
 def _of_kind(match: Match, common: set[str], settings: LinkSettings) -> Match:
-    if common.intersection(match.candidate.facts or ()):
+    if common.intersection(match.candidate.facts):
         return match
     return replace(match, score=round(match.score * settings.other_kind, 4))
 
@@ -183,22 +192,34 @@ def _ranked(matches: Iterable[Match]) -> list[Match]:
 
 
 def parsed_candidates(candidates: pl.DataFrame, settings: LinkSettings) -> list[Candidate]:
+    """The candidates with their titles taken apart. Where labels bear tags, one without is a little less sure."""
     tags = frozenset((*settings.tags, *settings.other_tags))
-    wanted = frozenset(settings.tags)
-    years = (
-        candidates["year"].cast(pl.Int64, strict=False).to_list() if "year" in candidates.columns else None
-    )
-    facts = candidates["facts"].to_list() if "facts" in candidates.columns else None
-    result = []
     names, labels = (candidates[c].cast(pl.String).to_list() for c in ("id", "label"))
-    for number, (name, label) in enumerate(zip(names, labels, strict=True)):
-        if not name or not label:
-            continue
-        title = parse_title(label, tags)
-        kind = 0.97 if not title.tag else 1.0 if wanted & set(title.tag.split()) else 0.7
-        if wanted & set(title.tag.split()) and set(title.tag.split()) & {"series", "franchise", "editor"}:
-            kind = 0.7  # `film series`, `film editor`
-        year = years[number] if years else None
-        told = tuple(facts[number] or ()) if facts else None
-        result.append(Candidate(number, name, label, title, year or title.year, kind, told))
-    return result
+    absent: list[None] = [None] * len(names)
+    years = (
+        candidates["year"].cast(pl.Int64, strict=False).to_list() if "year" in candidates.columns else absent
+    )
+    facts = candidates["facts"].to_list() if "facts" in candidates.columns else absent
+    titles = [parse_title(label or "", tags) for label in labels]
+    untagged = _UNTAGGED if any(t.tag for t in titles) else 1.0
+    return [
+        Candidate(
+            number=number,
+            name=names[number],
+            label=labels[number],
+            title=title,
+            year=years[number] or title.year,
+            right_kind=_kind(title, untagged, settings),
+            facts=tuple(facts[number] or ()),
+        )
+        for number, title in enumerate(titles)
+        if names[number] and labels[number]
+    ]
+
+
+def _kind(title: Title, untagged: float, settings: LinkSettings) -> float:
+    words = set(title.tag.split())
+    if not words:
+        return untagged
+    right = words & set(settings.tags) and not words & _NOT_ONE
+    return 1.0 if right else _OTHER_KIND

@@ -105,7 +105,7 @@ def fold(text: str) -> str:
         text = text.replace("&", " and ").replace("+", " and ")
     else:
         text = unicodedata.normalize("NFKD", text.translate(_SPECIAL))
-        text = "".join(c for c in text if not unicodedata.combining(c))
+        text = "".join(c for c in text if not unicodedata.combining(c)).casefold()  # 𝐀 became A
     return " ".join(_WORD.findall(text.replace("'", "")))
 
 

@@ -30,7 +30,7 @@ ScoreMatrix = NDArray[np.float32]
 class TrainingData:
     """All a model may see. `train` holds every item of the catalogue in its vocabulary, also unseen ones.
 
-    validation: queries whose histories are in `train`, with what happened next; to choose by, never in a loss.
+    validation: queries whose histories are in `train`, with what followed; to choose by, never in a loss.
     """
 
     train: Snapshot
