@@ -48,11 +48,11 @@ def test_a_path_through_a_person_is_a_sentence() -> None:
     [
         (
             [("u", "rate", "f0"), ("f0", "similar_to", "f1")],
-            "because you rated *Star*, which the same people choose as this",
+            "because you rated *Star*, chosen by the same people as this",
         ),
         (
             [("u", "buy", "f0"), ("f0", "next", "f1")],
-            "because you bought *Star*, after which people often go on to this",
+            "because you bought *Star*, often followed by this",
         ),
         (
             [
@@ -78,7 +78,7 @@ def test_a_path_through_a_person_is_a_sentence() -> None:
                 ("f2", "similar_to", "f1"),
             ],
             "because you watched *Star*, directed by George Lucas, who also directed *Jaws*, "
-            "which the same people choose as this",
+            "chosen by the same people as this",
         ),
         (
             [("u", "watch", "f0"), ("f0", "is_watch_of", "v"), ("v", "watch", "f1")],
@@ -90,7 +90,7 @@ def test_a_path_through_a_person_is_a_sentence() -> None:
         ),
         (
             [("u", "fnord", "f0"), ("f0", "similar_to", "f1")],
-            "because you acted on *Star*, which the same people choose as this",
+            "because you acted on *Star*, chosen by the same people as this",
         ),
         (
             [("u", "watch", "f0"), ("f0", "cast", "{t} {h} {0}"), ("{t} {h} {0}", "is_cast_of", "f1")],
@@ -131,19 +131,29 @@ def test_path_reasons_are_walks_of_the_data(opened: Release) -> None:
                 assert reason.share == pytest.approx(weight / item.score)
 
 
+def history_reasons(opened: Release, history: list[str], item: str) -> tuple[Reason, ...]:
+    user = Pipeline(opened).users.given(None, history)
+    shelf = opened.shelf
+    (reasons,) = opened.reasons(shelf).of([shelf.number(item)], user, shelf, "model", paths=0)
+    return reasons
+
+
+def test_where_a_path_exists_it_is_the_reason_and_no_other(opened: Release) -> None:
+    slate = Pipeline(opened).recommend(Request(history=["f0", "f1"], k=8, explain=True))
+    assert {r.kind for item in slate.items for r in item.reasons} == {"path"}
+
+
 def test_history_shares_are_parts_of_the_whole(opened: Release) -> None:
-    slate = Pipeline(opened).recommend(Request(history=["f0", "f1", "f6"], k=8, explain=True))
-    empire = next(item for item in slate.items if item.item_id == "f4")
-    history = [r for r in empire.reasons if r.kind == "history"]
+    history = history_reasons(opened, ["f0", "f1", "f6"], "f4")
     assert len(history) == 1
+    assert history[0].kind == "history"
     assert history[0].path == ()
     assert history[0].share == pytest.approx(2 / 3)  # f4: with f0 twice, with f1 once, with f6 never
     assert history[0].text == "because you clicked on *Star*"
 
 
 def test_a_repeated_history_item_carries_the_sum_of_its_events(opened: Release) -> None:
-    slate = Pipeline(opened).recommend(Request(history=["f1", "f0", "f1", "f1"], allow=["f4"], explain=True))
-    history = [r for r in slate.items[0].reasons if r.kind == "history"]
+    history = history_reasons(opened, ["f1", "f0", "f1", "f1"], "f4")
     assert history[0].text == "because you clicked on *Empire*"
     assert history[0].share == pytest.approx(3 / 5)
 

@@ -19,7 +19,9 @@ from slipstream.config import Progress
 from slipstream.errors import SlipstreamError
 from slipstream.loop.narrator import Cell
 
-out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+WIDE = 140  # columns of a table that goes to a file or a pipe
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, highlight=False)
 
 _QUIET_S = 0.5  # nothing is drawn for work that is over sooner

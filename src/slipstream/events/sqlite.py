@@ -71,7 +71,7 @@ class SqliteEventStore:
             if stored:
                 arrivals = (np.flatnonzero(is_new) + last + 1).tolist()
                 kept = frame if stored == frame.height else frame.filter(is_new)
-                users = self._users_of(db, kept["user_id"], forgotten)
+                users = self._users_of(db, kept["user_id"].to_list(), forgotten)
                 self._insert(db, kept, users, arrivals, compress(keys, is_new))
                 ids = frame["event_id"]
                 chosen = ((last + 1 + row, ids[row]) for row in outside if is_new[row])
@@ -100,7 +100,7 @@ class SqliteEventStore:
         self,
         db: Connection,
         frame: pl.DataFrame,
-        users: dict[str, int],
+        users: Sequence[int],
         arrivals: Sequence[int],
         keys: Iterable[bytes],
     ) -> None:
@@ -110,31 +110,27 @@ class SqliteEventStore:
             pl.when(pl.col("kind") != DEFAULT_KIND).then("kind"),
             "value",
         )
-        numbers = map(users.get, frame["user_id"].to_list())
         columns = [column.to_list() for column in shaped.get_columns()]
-        db.executemany(sql.ADD_EVENT, zip(arrivals, numbers, *columns, keys, strict=True))
+        db.executemany(sql.ADD_EVENT, zip(arrivals, users, *columns, keys, strict=True))
 
-    def _users_of(self, db: Connection, user_ids: pl.Series, forgotten: int) -> dict[str, int]:
-        """The numbers of users by id; unknown ones are entered and get the next."""
-        names = user_ids.unique(maintain_order=True).to_list()
+    def _users_of(self, db: Connection, user_ids: Sequence[str], forgotten: int) -> list[int]:
+        """The number of each user, [rows]; unknown ones are entered and get the next."""
         # What we remember holds until somebody, anywhere, is forgotten, or a transaction of ours is undone.
         moment = (forgotten, self._connections.rollbacks)
         if self._known_at != moment or len(self._known) > KNOWN_AT_MOST:
             self._known, self._known_at = {}, moment
-        known = {name: self._known[name] for name in names if name in self._known}
-        hashes = {name: sql.user_hash(name) for name in names if name not in known}
-        if hashes:
-            found = db.execute(sql.FIND_USERS, (sql.json_list(hashes.values()),))
-            known |= {name: number for name, number in found if name in hashes}
-        fresh = [name for name in hashes if name not in known]
-        if fresh:
+        known = self._known
+        names = list(dict.fromkeys(name for name in user_ids if name not in known))
+        if names:
+            hashes = sql.user_hashes(names)
+            found = dict(db.execute(sql.FIND_USERS, (sql.json_list(hashes),)))
+            known |= {name: found[name] for name in names if name in found}
+            fresh = [(name, value) for name, value in zip(names, hashes, strict=True) if name not in found]
             first = (db.execute("SELECT max(number) FROM users").fetchone()[0] or 0) + 1
-            added = dict(zip(fresh, range(first, first + len(fresh)), strict=True))
-            db.executemany(sql.ADD_USER, ((number, name) for name, number in added.items()))
-            db.executemany(sql.ADD_HASH, ((hashes[name], number) for name, number in added.items()))
-            known |= added
-        self._known.update(known)
-        return known
+            db.executemany(sql.ADD_USER, ((number, name) for number, (name, _) in enumerate(fresh, first)))
+            db.executemany(sql.ADD_HASH, ((value, number) for number, (_, value) in enumerate(fresh, first)))
+            known |= {name: number for number, (name, _) in enumerate(fresh, first)}
+        return [known[name] for name in user_ids]
 
     def fold(self) -> None:
         """Fold the tail into the histories now. Good after a bulk load; opening and closing do it too."""
@@ -194,7 +190,7 @@ class SqliteEventStore:
 
     def _number(self, db: Connection, user_id: str) -> int:
         """The user's number; 0, which nobody has, for an unknown id."""
-        found = db.execute(sql.FIND_USER, (sql.user_hash(user_id), user_id)).fetchone()
+        found = db.execute(sql.FIND_USER, (sql.user_hashes([user_id])[0], user_id)).fetchone()
         return int(found[0]) if found else 0
 
     def _tail(self, db: Connection, user: int, after: int = 0) -> list[sql.Row]:
@@ -243,7 +239,7 @@ class SqliteEventStore:
                 events = [{"arrival": row[0], "key": row[5]} for row in rows]
                 for statement in sql.FORGET:
                     db.executemany(statement, events)
-                person = {"user": user, "hash": sql.user_hash(user_id), "events": len(rows)}
+                person = {"user": user, "hash": sql.user_hashes([user_id])[0], "events": len(rows)}
                 for statement in sql.FORGET_USER:
                     db.execute(statement, person)
         blocked = self._connections.truncate_log()
@@ -265,7 +261,7 @@ class SqliteEventStore:
             faults = [row[0] for row in db.execute("PRAGMA integrity_check(1)") if row[0] != "ok"]
             faults += [row[0] for query in sql.CHECKS for row in db.execute(query)]
             for number, name in db.execute(sql.USERS):
-                if not db.execute(sql.UNDER_HASH, (sql.user_hash(name), number)).fetchone():
+                if not db.execute(sql.UNDER_HASH, (sql.user_hashes([name])[0], number)).fetchone():
                     faults.append(f"user {name!r} is not under its hash")
             for name, key in db.execute(sql.OUTSIDE_AND_KEYS):
                 if sql.keys_of(pl.Series([name]))[0] != [key]:

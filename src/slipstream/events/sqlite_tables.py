@@ -7,6 +7,7 @@ Knows SQL and bytes, nothing about connections. `sqlite.py` says why the tables 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Any
@@ -111,8 +112,10 @@ UNDER_HASH = "SELECT 1 FROM user_hashes WHERE hash = ? AND number = ?"
 OUTSIDE_AND_KEYS = "SELECT id, key FROM outside_ids JOIN log USING(arrival)"
 
 
-def user_hash(user_id: str) -> int:
-    return int.from_bytes(blake2b(user_id.encode(), digest_size=8).digest(), "big", signed=True)
+def user_hashes(user_ids: Sequence[str]) -> list[int]:
+    """64 bits of each id, by which users are found."""
+    digests = b"".join(blake2b(name.encode(), digest_size=8).digest() for name in user_ids)
+    return list(struct.unpack(f">{len(user_ids)}q", digests))
 
 
 def keys_of(event_ids: pl.Series) -> tuple[list[bytes], list[int]]:

@@ -90,7 +90,8 @@ def _collect(space: Workspace, data: str) -> PublicData:
     report = space.ingest(public.events_file, default_kind=RATING)
     for line in report.lines():
         say.line(line)
-    space.catalogue(public.items)
+    title = pl.format("{} ({})", "title", "release_year")
+    space.catalogue(public.items.with_columns(pl.coalesce(title, "title").alias("title")))
     space.catalogue(public.users, of="users")
     space.add_entities(public.film_catalogue, id_column="film_id", kind="film")
     say.line(

@@ -67,7 +67,9 @@ def evaluate_board(root: str, plan: Plan, board: str, threads: int) -> Suite:
     with_all = run(plan.models, [board])
     if not plan.features_off:
         return with_all
-    return _joined([with_all, run(plan.features_off, [board], without=("items", "users"))])
+    others = set(plan.models) - set(plan.features_off)
+    own = {key: value for key, value in plan.overrides.items() if key.partition(".")[0] not in others}
+    return _joined([with_all, run(plan.features_off, [board], without=("items", "users"), overrides=own)])
 
 
 def _joined(suites: Sequence[Suite]) -> Suite:

@@ -25,6 +25,9 @@ ANYBODY = "anybody"
 SMALLEST_SHARE = 0.01
 """A history item that carries less than this is noise, not a reason."""
 
+LOOKED_AT = 8
+"""Paths looked at for each one shown, to find one of another kind."""
+
 
 @dataclass(frozen=True)
 class Reasons:
@@ -46,7 +49,7 @@ class Reasons:
         paths: int = 2,
         history: int = 1,
     ) -> list[tuple[Reason, ...]]:
-        """The reasons of each item of `items` (shelf numbers): paths first, then history items.
+        """The reasons of each item of `items` (shelf numbers): paths, or else the history items that carry it.
 
         paths, history: the most of each kind. Cost: one call for the contributions, one path search an item.
         """
@@ -55,10 +58,7 @@ class Reasons:
         query = user.query(now_us)
         carried = self._contributions(items, query)
         return [
-            (
-                *self._paths(item, query, user, paths),
-                *self._history(carried[row], user, history),
-            )
+            tuple(self._paths(item, query, user, paths) or self._history(carried[row], user, history))
             if item < len(shelf.items)
             else self._newcomer(item, user, shelf)
             for row, item in enumerate(items)
@@ -72,8 +72,8 @@ class Reasons:
     def _paths(self, item: int, query: Queries, user: UserState, limit: int) -> list[Reason]:
         if self.by_paths is None or limit == 0:
             return []
-        found = self.by_paths.paths(query, item, limit)
-        return [self._path(path, user) for path in found if path.hops and path.score > 0]
+        found = [p for p in self.by_paths.paths(query, item, limit * LOOKED_AT) if p.hops and p.score > 0]
+        return [self._path(path, user) for path in _of_each_kind(found, limit)]
 
     def _path(self, path: PathReason, user: UserState) -> Reason:
         """The path as a reason. The model knows no kinds of events: the first hop gets the event's own."""
@@ -126,6 +126,19 @@ class Reasons:
         values = [text for _, text in shared[:3]]
         text = self.wording.shared_values(item_id, user.kind_of(item_id) or "click", values)
         return (Reason("history", text, _share(len(shared) / len(mine))),)
+
+
+def _of_each_kind(paths: Sequence[PathReason], limit: int) -> list[PathReason]:
+    """The best path, then the best of other relations: three ways to say the same thing are one reason.
+
+    Where there are fewer kinds than `limit`, the next best fill up. In descending score.
+    """
+    first: dict[tuple[str, ...], PathReason] = {}
+    for path in paths:
+        first.setdefault(tuple(hop.relation for hop in path.hops[1:]), path)
+    chosen = list(first.values())[:limit]
+    rest = [path for path in paths if not any(path is taken for taken in chosen)]
+    return sorted([*chosen, *rest[: limit - len(chosen)]], key=lambda path: -path.score)
 
 
 def _values(shelf: Shelf, item: int) -> list[tuple[str, str]]:

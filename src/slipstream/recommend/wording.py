@@ -60,9 +60,9 @@ _RELATIONS: dict[str, tuple[str, str, str, str]] = {
     "category": ("in the category {t}", "like {t}", "类别是{t}", "{t}也是这个类别"),
 }
 _DERIVED: dict[str, tuple[str, str]] = {
-    "similar_to": ("which the same people choose as {t}", "选它的人也选{t}"),
-    "is_similar_to_of": ("which the same people choose as {t}", "选它的人也选{t}"),
-    "next": ("after which people often go on to {t}", "之后人们常选{t}"),
+    "similar_to": ("chosen by the same people as {t}", "选它的人也选{t}"),
+    "is_similar_to_of": ("chosen by the same people as {t}", "选它的人也选{t}"),
+    "next": ("often followed by {t}", "之后人们常选{t}"),
     "is_next_of": ("which people often choose after {t}", "人们常在{t}之后选它"),
 }
 _INVERSE = re.compile(r"^is_(.+)_of$")
