@@ -10,6 +10,7 @@ import pytest
 from film_world import CoCounts, with_model
 
 from slipstream.models.recommender import Hop
+from slipstream.recommend.live_users import LiveUsers
 from slipstream.recommend.pipeline import Pipeline, Request
 from slipstream.recommend.release import PipelineSettings, Release
 from slipstream.recommend.wording import Wording
@@ -132,7 +133,7 @@ def test_path_reasons_are_walks_of_the_data(opened: Release) -> None:
 
 
 def history_reasons(opened: Release, history: list[str], item: str) -> tuple[Reason, ...]:
-    user = Pipeline(opened).users.given(None, history)
+    user = LiveUsers(None, opened.items, opened.users, opened.user_events).given(None, history)
     shelf = opened.shelf
     (reasons,) = opened.reasons(shelf).of([shelf.number(item)], user, shelf, "model", paths=0)
     return reasons

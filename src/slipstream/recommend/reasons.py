@@ -25,7 +25,7 @@ ANYBODY = "anybody"
 SMALLEST_SHARE = 0.01
 """A history item that carries less than this is noise, not a reason."""
 
-LOOKED_AT = 8
+LOOKED_AT = 25
 """Paths looked at for each one shown, to find one of another kind."""
 
 
@@ -51,18 +51,23 @@ class Reasons:
     ) -> list[tuple[Reason, ...]]:
         """The reasons of each item of `items` (shelf numbers): paths, or else the history items that carry it.
 
-        paths, history: the most of each kind. Cost: one call for the contributions, one path search an item.
+        paths, history: the most of each kind. Cost: one path search an item; one call for the contributions
+        if some item has no path.
         """
         if tier == "popularity":
             return [self._popularity(item) for item in items]
         query = user.query(now_us)
-        carried = self._contributions(items, query)
-        return [
-            tuple(self._paths(item, query, user, paths) or self._history(carried[row], user, history))
-            if item < len(shelf.items)
-            else self._newcomer(item, user, shelf)
-            for row, item in enumerate(items)
+        found = [
+            self._newcomer(item, user, shelf)
+            if item >= len(shelf.items)
+            else tuple(self._paths(item, query, user, paths))
+            for item in items
         ]
+        bare = [row for row, item in enumerate(items) if not found[row] and item < len(shelf.items)]
+        carried = self._contributions([items[row] for row in bare], query)
+        for row, parts in zip(bare, carried, strict=True):
+            found[row] = tuple(self._history(parts, user, history))
+        return found
 
     def _popularity(self, item: int) -> tuple[Reason, ...]:
         if item >= len(self.people) or not (people := int(self.people[item])):
@@ -129,13 +134,15 @@ class Reasons:
 
 
 def _of_each_kind(paths: Sequence[PathReason], limit: int) -> list[PathReason]:
-    """The best path, then the best of other relations: three ways to say the same thing are one reason.
+    """The best path, then the best of another kind: two ways to say the same thing are one reason.
 
-    Where there are fewer kinds than `limit`, the next best fill up. In descending score.
+    What people do together (straight from item to item) is one kind, each relation of facts another. Where
+    there are fewer kinds than `limit`, the next best fill up. In descending score.
     """
     first: dict[tuple[str, ...], PathReason] = {}
     for path in paths:
-        first.setdefault(tuple(hop.relation for hop in path.hops[1:]), path)
+        facts = tuple(hop.relation for hop in path.hops[1:]) if len(path.hops) > 2 else ()
+        first.setdefault(facts, path)
     chosen = list(first.values())[:limit]
     rest = [path for path in paths if not any(path is taken for taken in chosen)]
     return sorted([*chosen, *rest[: limit - len(chosen)]], key=lambda path: -path.score)

@@ -8,7 +8,8 @@ counts.
 
 Source: Rendle, Krichene, Zhang, Koren 2021, "Revisiting the performance of iALS on item recommendation
 benchmarks". Different here: rows are solved exactly in batches of like length, a short history (fewer events
-than dimensions) through its small Gram matrix; at query time events may fade by their rank from the end.
+than dimensions) through its small Gram matrix; a training event may weigh less with its age, where taste moves with
+the calendar; and at query time events may fade by their rank from the end.
 """
 
 from __future__ import annotations
@@ -17,20 +18,24 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 from pydantic import Field
 
 from slipstream.artifacts import Artifact, ArtifactWriter
 from slipstream.config import Settings
 from slipstream.dataset.queries import Queries
+from slipstream.dataset.snapshot import Snapshot
 from slipstream.models.history import Memory, event_weights, silence_unknown
 from slipstream.models.recommender import FitContext, FitReport, ScoreMatrix, TrainingData
 from slipstream.models.validation import best_of, sample_holdout, validation_ndcg
 from slipstream.randomness import generator
 
 VALIDATION_USERS = 2_000
+DAY_US = 86_400_000_000
 BATCH_FLOATS = 2_000_000
 _HALF_LIVES = (0.0, 2.0, 5.0, 15.0, 50.0, 150.0)
+_FRESH_DAYS = (100.0, 30.0, 10.0)
 _PAIRS = ((15, 0.01), (15, 0.003), (15, 0.03), (5, 0.03), (5, 0.01), (40, 0.003), (40, 0.01))
 """(α₀ as a multiple of the share of pairs that were seen, λ) to try, the middle of the road first."""
 
@@ -48,6 +53,8 @@ class IalsSettings(Settings):
     """λ"""
     frequency_power: float = Field(1.0, ge=0)
     """ν"""
+    fresh_days: float | None = Field(None, ge=0)
+    """Days after which a training event weighs half; 0: all alike."""
     half_life: float | None = Field(None, ge=0)
     """Events after which an event of the history counts half; 0: no forgetting."""
 
@@ -77,6 +84,7 @@ class Ials:
         return IalsSettings(
             dim=256 if sparse else 64,
             iterations=8 if train.event_count > 5_000_000 else 10,
+            fresh_days=None if train.time_us is not None else 0.0,
             half_life=None if train.ordered else 0.0,
         )
 
@@ -192,8 +200,8 @@ class _Rounds:
 
     def __init__(self, data: TrainingData, settings: IalsSettings, context: FitContext) -> None:
         self.settings, self.context = settings, context
-        self.by_user = data.train.matrix()
-        self.by_item = self.by_user.T.tocsr()
+        self.train = data.train
+        self.density = data.train.event_count / max(data.train.user_count * data.train.item_count, 1)
         self.known = data.train.item_counts > 0
         self.tried = 0
         self.holdout = None
@@ -202,21 +210,30 @@ class _Rounds:
 
     def choose(self) -> IalsSettings:
         """Few iterations for each point: the order of the points shows early."""
+        points = self._pairs()
+        if self.holdout is None:
+            return points[0]
+        asked = len(points) > 1 or points[0].fresh_days is None
+        best, value = best_of(points, self._value) if asked else (points[0], 0.0)
+        if best.fresh_days is not None or self.train.time_us is None:
+            return best
+        fresher = [best.model_copy(update={"fresh_days": days}) for days in _FRESH_DAYS]
+        other, other_value = best_of(fresher, self._value)
+        return other if other_value > value else best.model_copy(update={"fresh_days": 0.0})
+
+    def _pairs(self) -> list[IalsSettings]:
+        """The settings with each pair of α₀ and λ that is not given."""
         s = self.settings
-        density = self.by_user.nnz / max(self.by_user.shape[0] * self.by_user.shape[1], 1)
         points = [
             s.model_copy(
                 update={
-                    "unobserved": s.unobserved or float(f"{times * density or 1.0:.2g}"),
+                    "unobserved": s.unobserved or float(f"{times * self.density or 1.0:.2g}"),
                     "regularisation": s.regularisation or regularisation,
                 }
             )
             for times, regularisation in _PAIRS
         ]
-        points = [point for at, point in enumerate(points) if point not in points[:at]]
-        if self.holdout is None or len(points) == 1:
-            return points[0]
-        return best_of(points, self._value)[0]
+        return [point for at, point in enumerate(points) if point not in points[:at]]
 
     def _value(self, settings: IalsSettings) -> float:
         model = self.model(settings, settings.choosing_iterations)
@@ -226,13 +243,15 @@ class _Rounds:
 
     def model(self, settings: IalsSettings, iterations: int) -> Ials:
         draw = generator(self.context.seed, "ials")
-        size = (self.by_user.shape[1], settings.dim)
+        by_user = _fresh_matrix(self.train, settings.fresh_days or 0.0)
+        by_item = by_user.T.tocsr()
+        size = (self.train.item_count, settings.dim)
         items = (draw.standard_normal(size) * (0.1 / np.sqrt(settings.dim))).astype(np.float32)
         items[~self.known] = 0.0
         for done in range(iterations):
             self.context.progress(done, iterations, "least squares")
-            people = _half(items, self.by_user, settings)
-            items = _half(people, self.by_item, settings)
+            people = _half(items, by_user, settings)
+            items = _half(people, by_item, settings)
         return Ials(items, self.known, settings, FitReport())
 
     def with_memory(self, model: Ials) -> Ials:
@@ -246,8 +265,20 @@ class _Rounds:
 
 def _half(fixed: NDArray[np.float32], matrix: Any, settings: IalsSettings) -> NDArray[np.float32]:
     """All rows of one side, given the other."""
-    ones = np.ones(matrix.nnz, np.float32)
-    return _Side.of(fixed, settings).solve(matrix.indptr.astype(np.int64), matrix.indices, ones)
+    return _Side.of(fixed, settings).solve(matrix.indptr.astype(np.int64), matrix.indices, matrix.data)
+
+
+def _fresh_matrix(train: Snapshot, fresh_days: float) -> sp.csr_matrix:
+    """[U, I] float32: 0.5^(age / fresh_days) of each pair, repeats added up to 1 at most; 1 without fading."""
+    if fresh_days == 0 or train.time_us is None:
+        return train.matrix()
+    times = np.asarray(train.time_us)
+    weight = (0.5 ** ((times.max(initial=0) - times) / (fresh_days * DAY_US))).astype(np.float32)
+    shape = (train.user_count, train.item_count)
+    matrix = sp.csr_matrix((weight, train.item, train.offsets), shape=shape, copy=True)
+    matrix.sum_duplicates()
+    np.minimum(matrix.data, 1.0, out=matrix.data)
+    return matrix
 
 
 MODEL = Ials
