@@ -50,7 +50,7 @@ class Artifact:
             # as a plain array over the map: indexing the memmap class itself costs 2 µs a time
             return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
         except ValueError:
-            return np.load(path, allow_pickle=False)  # an empty array cannot be mapped
+            return np.asarray(np.load(path, allow_pickle=False))  # an empty array cannot be mapped
 
     def json(self, name: str) -> Any:
         return json.loads(self.file(f"{name}.json").read_text())

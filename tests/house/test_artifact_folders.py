@@ -100,6 +100,7 @@ def test_python_objects_are_never_stored(tmp_path: Path) -> None:
 
 def test_a_failed_write_leaves_the_old_artifact(tmp_path: Path) -> None:
     write_example(tmp_path / "a", 1)
+
     def stop_halfway() -> None:
         with writing(tmp_path / "a", "example") as writer:
             writer.json("about", {})

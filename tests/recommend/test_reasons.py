@@ -13,6 +13,7 @@ from slipstream.models.recommender import Hop
 from slipstream.recommend.live_users import LiveUsers
 from slipstream.recommend.pipeline import Pipeline, Request
 from slipstream.recommend.release import PipelineSettings, Release
+from slipstream.recommend.slate import Reason
 from slipstream.recommend.wording import Wording
 
 TITLES = {"f0": "Star", "f1": "Empire", "f2": "Jaws"}

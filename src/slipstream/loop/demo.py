@@ -184,7 +184,7 @@ def _ask(pipeline: Pipeline, user_id: str, *, explain: bool = True) -> Slate:
 
 
 def _click(space: Workspace, user_id: str, item_id: str) -> None:
-    """One event, a minute after the person's last: the data is old, and 25 years later would be another story."""
+    """One event, a minute after the person's last: decades later would be another story."""
     with space.store() as store:
         last_us = store.history(user_id, limit=1)["time_us"][0]
         row = {"user_id": [user_id], "item_id": [item_id], "kind": [CLICK], "time_us": [last_us + MINUTE_US]}

@@ -49,7 +49,7 @@ class Reasons:
         paths: int = 2,
         history: int = 1,
     ) -> list[tuple[Reason, ...]]:
-        """The reasons of each item of `items` (shelf numbers): paths, or else the history items that carry it.
+        """The reasons of each item of `items` (shelf numbers): paths, else history items.
 
         paths, history: the most of each kind. Cost: one path search an item; one call for the contributions
         if some item has no path.

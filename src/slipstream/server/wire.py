@@ -40,7 +40,7 @@ Time = str | int | float
 
 
 @dataclass
-class Problem(Exception):  # noqa: N818 - named as RFC 9457 names it
+class Problem(Exception):
     """An answer that is not a success: problem+json with a stable code and a way out."""
 
     status: int

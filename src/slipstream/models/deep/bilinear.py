@@ -35,15 +35,15 @@ class BilinearSettings(Settings):
     """The defaults suit a hundred thousand events; `preset` follows the data."""
 
     dim: int = Field(64, ge=1, le=1024)
-    epochs: int = Field(15, ge=1)
+    epochs: int = Field(14, ge=1)
     lr: float = Field(0.01, gt=0)
     weight_decay: float = Field(0.1, ge=0)
     dropout: float = Field(0.5, ge=0, lt=1)
     loss: Literal["softmax", "sampled", "logistic"] = "softmax"
     negatives: int = Field(512, ge=1)
     users_per_batch: int = Field(64, ge=1)
-    events_per_user: int = Field(32, ge=1)
-    patience: int = Field(3, ge=1)  # epochs without a better validation before it stops
+    events_per_user: int = Field(16, ge=1)
+    patience: int = Field(6, ge=1)  # epochs without a better validation before it stops
     validation_users: int = Field(2_000, ge=1)
     own_vector: bool = True
     """A learned vector per known person, beside the history."""

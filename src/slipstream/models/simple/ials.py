@@ -8,8 +8,8 @@ counts.
 
 Source: Rendle, Krichene, Zhang, Koren 2021, "Revisiting the performance of iALS on item recommendation
 benchmarks". Different here: rows are solved exactly in batches of like length, a short history (fewer events
-than dimensions) through its small Gram matrix; a training event may weigh less with its age, where taste moves with
-the calendar; and at query time events may fade by their rank from the end.
+than dimensions) through its small Gram matrix; a training event may weigh less with its age, where taste
+moves with the calendar; and at query time events may fade by their rank from the end.
 """
 
 from __future__ import annotations
@@ -269,7 +269,7 @@ def _half(fixed: NDArray[np.float32], matrix: Any, settings: IalsSettings) -> ND
 
 
 def _fresh_matrix(train: Snapshot, fresh_days: float) -> sp.csr_matrix:
-    """[U, I] float32: 0.5^(age / fresh_days) of each pair, repeats added up to 1 at most; 1 without fading."""
+    """[U, I] float32: 0.5^(age / fresh_days) of each pair, times a constant so that the mean is 1."""
     if fresh_days == 0 or train.time_us is None:
         return train.matrix()
     times = np.asarray(train.time_us)
@@ -277,7 +277,8 @@ def _fresh_matrix(train: Snapshot, fresh_days: float) -> sp.csr_matrix:
     shape = (train.user_count, train.item_count)
     matrix = sp.csr_matrix((weight, train.item, train.offsets), shape=shape, copy=True)
     matrix.sum_duplicates()
-    np.minimum(matrix.data, 1.0, out=matrix.data)
+    matrix.data = np.minimum(matrix.data, 1.0)  # a repeat is not worth more than the newest event
+    matrix.data /= matrix.data.mean() if matrix.nnz else 1.0  # so that α₀ keeps its meaning
     return matrix
 
 
