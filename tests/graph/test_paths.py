@@ -82,7 +82,7 @@ def test_best_paths_are_the_best_of_all_and_their_sum_is_exact(
 
 
 def test_a_case_by_hand() -> None:
-    # u likes e1 (0.8), e1 is similar to i (0.5); u likes e2 (0.4), which leads to i by two relations (0.5, 0.25)
+    # u likes e1 (0.8), which is similar to i (0.5); u likes e2 (0.4), from where two relations lead to i
     graph = graph_of([(0, 0, 1, 0.8), (1, 1, 3, 0.5), (0, 0, 2, 0.4), (2, 1, 3, 0.5), (2, 2, 3, 0.25)], 4)
     paths, total = best_paths(graph, 0, 3, 2)
     assert total == pytest.approx(0.8 * 0.5 + 0.4 * 0.5 + 0.4 * 0.25)
@@ -92,9 +92,10 @@ def test_a_case_by_hand() -> None:
 
 def test_a_batch_equals_one_by_one() -> None:
     rng = np.random.default_rng(3)
-    rows = [(int(a), int(r), int(b), float(g)) for a, r, b, g in zip(
-        rng.integers(0, 50, 400), rng.integers(0, 4, 400), rng.integers(0, 50, 400), rng.random(400), strict=True
-    ) if a != b]  # fmt: skip
+    ends, kinds, gammas = rng.integers(0, 50, (400, 2)), rng.integers(0, 4, 400), rng.random(400)
+    rows = [
+        (int(a), int(r), int(b), float(g)) for (a, b), r, g in zip(ends, kinds, gammas, strict=True) if a != b
+    ]
     graph = graph_of(rows, 50)
     together = path_sums(graph, np.arange(50))
     for source in range(50):

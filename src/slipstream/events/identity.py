@@ -26,10 +26,12 @@ _ERA_MS = 1 << 47
 
 
 class SeenHashes:
-    """A growing set of 64-bit hashes in sorted runs: 8 bytes an entry, up to 16 while runs are merged.
+    """A growing set of 64-bit hashes in sorted runs: 8 bytes an entry, and some 80 MB while runs are merged.
 
-    A lookup is one binary search per run; runs double in size, so there are at most log2(entries / 4096).
+    A lookup is one binary search per run. Runs double in size up to 4 million entries.
     """
+
+    _longest = 1 << 22
 
     def __init__(self) -> None:
         self._runs: list[NDArray[np.uint64]] = []
@@ -48,7 +50,10 @@ class SeenHashes:
         """Add hashes; those already inside may be added again without harm."""
         run = np.unique(hashes)
         while self._runs and len(self._runs[-1]) <= max(2 * len(run), 4096):
-            run = np.union1d(self._runs.pop(), run)
+            if len(self._runs[-1]) + len(run) > self._longest:
+                break
+            run = np.concatenate((self._runs.pop(), run))
+            run.sort(kind="stable")  # which merges what is sorted already
         if len(run):
             self._runs.append(run)
 

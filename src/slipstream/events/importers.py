@@ -105,7 +105,7 @@ def ingest(
     now_us: the clock that far future is measured against; this machine's by default. form: separator,
     header and quotes of a text table, where they cannot be told from its first lines.
 
-    Cost: about 10 us a row, most of it the store's. Memory: some 100 MB, plus 8 to 16 bytes a row to count
+    Cost: about 10 us a row, most of it the store's. Memory: some 350 MB, plus 8 bytes a row to count
     identical rows. Raises BadInput when a chosen column is not there, or when no row is an event.
     """
     with open_table(Path(file), form or DelimitedForm()) as table:

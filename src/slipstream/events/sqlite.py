@@ -2,8 +2,8 @@
 
 Written for durable speed and short histories (LOG.md has the measurements):
 
-- `log` is the truth: one row per event in order of arrival, so an append touches a few pages at its end.
-- `keys` holds 16 bytes per event id, so that a repeated id is met at once.
+- `log` is the truth: one row per event in order of arrival, so an append touches a few pages at its end. It
+  is unique by `key`, 16 bytes of the event id, so that a repeated id is met at once.
 - `histories` is the log once more, clustered by person and time: a history is one range of it. Keeping it in
   step with every batch would touch a page per event, so large batches leave a *tail* that is folded in,
   sorted, once it is 100,000 events or longer; readers add the tail themselves.
@@ -64,15 +64,15 @@ class SqliteEventStore:
         if not frame.height:
             return AppendResult(0, 0, np.zeros(0, bool))
         keys, outside = sql.keys_of(frame["event_id"])
+        names = frame["user_id"].to_list()
         with self._writing() as db:
             last, folded, pending, forgotten, events = db.execute(sql.MARKS).fetchone()
-            is_new = self._claim(db, keys, last + 1)
+            fresh = self._enter(db, names, forgotten)
+            is_new = self._insert(db, frame, [self._known[name] for name in names], keys, last)
             stored = int(is_new.sum())
+            if fresh and stored < frame.height:
+                self._undo_users(db, fresh.difference(compress(names, is_new)))
             if stored:
-                arrivals = (np.flatnonzero(is_new) + last + 1).tolist()
-                kept = frame if stored == frame.height else frame.filter(is_new)
-                users = self._users_of(db, kept["user_id"].to_list(), forgotten)
-                self._insert(db, kept, users, arrivals, compress(keys, is_new))
                 ids = frame["event_id"]
                 chosen = ((last + 1 + row, ids[row]) for row in outside if is_new[row])
                 db.executemany(sql.ADD_OUTSIDE, chosen)
@@ -87,23 +87,13 @@ class SqliteEventStore:
         small = stored <= self.fold_now and pending <= 4 * self.fold_now
         return small or pending + stored >= min(max(self.fold_at, events // 8), self.fold_at_most)
 
-    def _claim(self, db: Connection, keys: Sequence[bytes], first: int) -> NDArray[np.bool_]:
-        """Enter the keys; True where a key was not there before, neither stored nor earlier in the batch."""
-        arrivals = range(first, first + len(keys))
-        cursor = db.executemany(sql.CLAIM, zip(keys, arrivals, strict=True))
-        if cursor.rowcount == len(keys):
-            return np.ones(len(keys), bool)
-        holders = (db.execute(sql.HOLDER, (key,)).fetchone()[0] for key in keys)
-        return np.fromiter((h == a for h, a in zip(holders, arrivals, strict=True)), bool, len(keys))
-
     def _insert(
-        self,
-        db: Connection,
-        frame: pl.DataFrame,
-        users: Sequence[int],
-        arrivals: Sequence[int],
-        keys: Iterable[bytes],
-    ) -> None:
+        self, db: Connection, frame: pl.DataFrame, users: list[int], keys: list[bytes], last: int
+    ) -> NDArray[np.bool_]:
+        """Write the rows to the log under arrivals `last + 1 …`, all but those whose key is there already.
+
+        True where a row was written, [rows].
+        """
         shaped = frame.select(
             pl.col("time_us").fill_null(sql.NO_TIME),
             "item_id",
@@ -111,26 +101,40 @@ class SqliteEventStore:
             "value",
         )
         columns = [column.to_list() for column in shaped.get_columns()]
-        db.executemany(sql.ADD_EVENT, zip(arrivals, users, *columns, keys, strict=True))
+        arrivals = range(last + 1, last + 1 + len(keys))
+        written = db.executemany(sql.ADD_EVENT, zip(arrivals, users, *columns, keys, strict=True))
+        is_new = np.ones(len(keys), bool)
+        if written.rowcount != len(keys):
+            is_new[:] = False
+            for (arrival,) in db.execute(sql.ARRIVED, (last,)):
+                is_new[arrival - last - 1] = True
+        return is_new
 
-    def _users_of(self, db: Connection, user_ids: Sequence[str], forgotten: int) -> list[int]:
-        """The number of each user, [rows]; unknown ones are entered and get the next."""
+    def _enter(self, db: Connection, user_ids: Sequence[str], forgotten: int) -> set[str]:
+        """Know the number of every user; those who had none get the next. Returns those."""
         # What we remember holds until somebody, anywhere, is forgotten, or a transaction of ours is undone.
         moment = (forgotten, self._connections.rollbacks)
         if self._known_at != moment or len(self._known) > KNOWN_AT_MOST:
             self._known, self._known_at = {}, moment
-        known = self._known
-        names = list(dict.fromkeys(name for name in user_ids if name not in known))
-        if names:
-            hashes = sql.user_hashes(names)
-            found = dict(db.execute(sql.FIND_USERS, (sql.json_list(hashes),)))
-            known |= {name: found[name] for name in names if name in found}
-            fresh = [(name, value) for name, value in zip(names, hashes, strict=True) if name not in found]
-            first = (db.execute("SELECT max(number) FROM users").fetchone()[0] or 0) + 1
-            db.executemany(sql.ADD_USER, ((number, name) for number, (name, _) in enumerate(fresh, first)))
-            db.executemany(sql.ADD_HASH, ((value, number) for number, (_, value) in enumerate(fresh, first)))
-            known |= {name: number for number, (name, _) in enumerate(fresh, first)}
-        return [known[name] for name in user_ids]
+        names = list(dict.fromkeys(name for name in user_ids if name not in self._known))
+        if not names:
+            return set()
+        hashes = sql.user_hashes(names)
+        found = dict(db.execute(sql.FIND_USERS, (sql.json_list(hashes),)))
+        self._known |= {name: found[name] for name in names if name in found}
+        fresh = [(name, value) for name, value in zip(names, hashes, strict=True) if name not in found]
+        first = (db.execute("SELECT max(number) FROM users").fetchone()[0] or 0) + 1
+        db.executemany(sql.ADD_USER, ((number, name) for number, (name, _) in enumerate(fresh, first)))
+        db.executemany(sql.ADD_HASH, ((value, number) for number, (_, value) in enumerate(fresh, first)))
+        self._known |= {name: number for number, (name, _) in enumerate(fresh, first)}
+        return {name for name, _ in fresh}
+
+    def _undo_users(self, db: Connection, names: Iterable[str]) -> None:
+        """Take back users who were entered for events that were there already under another user."""
+        for name in names:
+            number = self._known.pop(name)
+            db.execute(sql.DROP_HASH, {"hash": sql.user_hashes([name])[0], "user": number})
+            db.execute(sql.WIPE_USER, {"user": number})
 
     def fold(self) -> None:
         """Fold the tail into the histories now. Good after a bulk load; opening and closing do it too."""
@@ -236,11 +240,11 @@ class SqliteEventStore:
             user = self._number(db, user_id)
             rows = self._all_of(db, user)
             if user:
-                events = [{"arrival": row[0], "key": row[5]} for row in rows]
-                for statement in sql.FORGET:
-                    db.executemany(statement, events)
+                arrivals = [(row[0],) for row in rows]
+                db.executemany(sql.WIPE_OUTSIDE, arrivals)
+                db.executemany(sql.DROP_EVENT, arrivals)
                 person = {"user": user, "hash": sql.user_hashes([user_id])[0], "events": len(rows)}
-                for statement in sql.FORGET_USER:
+                for statement in (sql.DROP_HISTORY, sql.DROP_HASH, sql.WIPE_USER, sql.FORGOTTEN):
                     db.execute(statement, person)
         blocked = self._connections.truncate_log()
         if blocked:

@@ -18,7 +18,7 @@ from slipstream.errors import Busy, CorruptArtifact, SlipstreamError, StorageFul
 from slipstream.events import sqlite_tables as sql
 
 Connection = sqlite3.Connection
-PAGE_BYTES = 4096
+PAGE_BYTES = 8192
 CHECKPOINT_BYTES = 32 << 20  # of write-ahead log; larger groups write a page that changes often once
 RESTORE = "put back a copy of the file, or move it away and ingest again"
 
@@ -37,7 +37,7 @@ class Connections:
         self._write_lock, self._read_lock = threading.Lock(), threading.Lock()
         with self._door():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = self._connect()
+            self._writer = self._connect(cache_mb=64)
             try:
                 self._prepare(max_bytes)
                 self._reader = self._connect()
@@ -100,10 +100,11 @@ class Connections:
         if self.closed:
             raise UsageError(f"the event store {self.path} was closed")
 
-    def _connect(self) -> Connection:
+    def _connect(self, *, cache_mb: int = 16) -> Connection:
         db = sqlite3.connect(self.path, timeout=self._wait_s, isolation_level=None, check_same_thread=False)
-        for pragma in ("synchronous = FULL", "fullfsync = ON", "secure_delete = ON", "cache_size = -65536"):
+        for pragma in ("synchronous = FULL", "fullfsync = ON", "secure_delete = ON"):
             db.execute(f"PRAGMA {pragma}")
+        db.execute(f"PRAGMA cache_size = {-1024 * cache_mb}")
         return db
 
     def _prepare(self, max_bytes: int | None) -> None:

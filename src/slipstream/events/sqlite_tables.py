@@ -25,9 +25,8 @@ SCHEMA = (
     "CREATE TABLE users(number INTEGER PRIMARY KEY, id NOT NULL)",
     "CREATE TABLE user_hashes(hash INTEGER NOT NULL, number INTEGER NOT NULL,"
     " PRIMARY KEY(hash, number)) WITHOUT ROWID",
-    "CREATE TABLE keys(key BLOB NOT NULL PRIMARY KEY, arrival INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE TABLE log(arrival INTEGER PRIMARY KEY, user INTEGER NOT NULL, time_us INTEGER NOT NULL,"
-    " item TEXT NOT NULL, kind TEXT, value REAL, key BLOB NOT NULL)",
+    " item TEXT NOT NULL, kind TEXT, value REAL, key BLOB NOT NULL UNIQUE)",
     "CREATE TABLE histories(user INTEGER NOT NULL, time_us INTEGER NOT NULL, arrival INTEGER NOT NULL,"
     " item TEXT NOT NULL, kind TEXT, value REAL, key BLOB NOT NULL,"
     " PRIMARY KEY(user, time_us, arrival)) WITHOUT ROWID",
@@ -44,9 +43,8 @@ _ALL = f"{_FIELDS}, user"
 Row = tuple[Any, ...]
 """What is read of an event: _FIELDS, and the number of its user where it can be anybody."""
 
-CLAIM = "INSERT OR IGNORE INTO keys VALUES(?, ?)"
-HOLDER = "SELECT arrival FROM keys WHERE key = ?"
-ADD_EVENT = "INSERT INTO log VALUES(?, ?, ?, ?, ?, ?, ?)"
+ADD_EVENT = "INSERT OR IGNORE INTO log VALUES(?, ?, ?, ?, ?, ?, ?)"
+ARRIVED = "SELECT arrival FROM log WHERE arrival > ?"
 ADD_OUTSIDE = "INSERT INTO outside_ids VALUES(?, ?)"
 ADD_USER = "INSERT INTO users VALUES(?, ?)"
 ADD_HASH = "INSERT INTO user_hashes VALUES(?, ?)"
@@ -82,29 +80,22 @@ COUNT_OF_USER = (
     " + (SELECT count(*) FROM log WHERE arrival > (SELECT folded FROM state) AND user = :user)"
 )
 
-FORGET = (  # each statement once for every event: (arrival, key)
-    "UPDATE outside_ids SET id = zeroblob(length(CAST(id AS BLOB))) WHERE arrival = :arrival",
-    "DELETE FROM keys WHERE key = :key",
-    "DELETE FROM log WHERE arrival = :arrival",
-)
-FORGET_USER = (
-    "DELETE FROM histories WHERE user = :user",
-    "DELETE FROM user_hashes WHERE hash = :hash AND number = :user",
-    "UPDATE users SET id = zeroblob(length(CAST(id AS BLOB))) WHERE number = :user",
-    "UPDATE state SET forgotten = forgotten + 1, events = events - :events",
-)
+WIPE_OUTSIDE = "UPDATE outside_ids SET id = zeroblob(length(CAST(id AS BLOB))) WHERE arrival = ?"
+WIPE_USER = "UPDATE users SET id = zeroblob(length(CAST(id AS BLOB))) WHERE number = :user"
+DROP_HASH = "DELETE FROM user_hashes WHERE hash = :hash AND number = :user"
+DROP_EVENT = "DELETE FROM log WHERE arrival = ?"
+DROP_HISTORY = "DELETE FROM histories WHERE user = :user"
+FORGOTTEN = "UPDATE state SET forgotten = forgotten + 1, events = events - :events"
 
 CHECKS = (
     "SELECT 'event ' || l.arrival || ' differs between log and histories' FROM log l LEFT JOIN histories h"
     " ON h.user = l.user AND h.time_us = l.time_us AND h.arrival = l.arrival WHERE h.arrival IS NULL"
     " OR h.item IS NOT l.item OR h.kind IS NOT l.kind OR h.value IS NOT l.value OR h.key IS NOT l.key"
     " LIMIT 1",
-    "SELECT 'event ' || l.arrival || ' is not under its key' FROM log l LEFT JOIN keys k ON k.key = l.key"
-    " WHERE k.arrival IS NOT l.arrival LIMIT 1",
     "SELECT 'event ' || l.arrival || ' has no user' FROM log l LEFT JOIN users u ON u.number = l.user"
     " WHERE typeof(u.id) IS NOT 'text' LIMIT 1",
     "SELECT 'the counts differ' FROM state WHERE events != (SELECT count(*) FROM log)"
-    " OR events != (SELECT count(*) FROM histories) OR events != (SELECT count(*) FROM keys)",
+    " OR events != (SELECT count(*) FROM histories)",
 )
 """Each gives a line of text where something kept twice is not the same twice."""
 USERS = "SELECT number, id FROM users WHERE typeof(id) = 'text'"

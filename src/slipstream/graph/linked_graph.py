@@ -104,11 +104,10 @@ class LinkedGraph:
 
     def node_names(self) -> pl.Series:
         """The names of all nodes, in node order."""
-        entities = self.graph.entities.series().gather(self.free_entities)
-        taken = entities.is_in(self.items.series()) | entities.is_in(self.users.series())
-        marked = pl.select(pl.when(taken).then(pl.lit("entity:") + entities).otherwise(entities)).to_series()
-        users = self.users.series() if self.user_count else pl.Series("id", [], pl.String)
-        return pl.concat([self.items.series(), users, marked.alias("id")])
+        entities = self.graph.entities.series().gather(self.free_entities).to_list()
+        marked = [f"entity:{n}" if n in self.items or n in self.users else n for n in entities]
+        users = self.users.to_list() if self.user_count else []
+        return pl.Series("id", [*self.items.to_list(), *users, *marked], pl.String)
 
     def export(self) -> pl.DataFrame:
         """head, relation, tail of every edge in both directions, with outside names."""

@@ -38,10 +38,14 @@ class Sources:
     memory: float  # of paths over facts
     prefers: sp.csr_matrix | None
 
-    def features(self) -> list[Feature]:
-        derived = [Feature("derived", name) for name in self.derived]
-        relations = [] if self.prefers is None else list(dict.fromkeys(self.facts.people_relations))
-        return [*derived, *fact_features(self.facts), *(Feature("people", name) for name in relations)]
+    def item_features(self) -> list[Feature]:
+        """What leads on from the items of a history."""
+        return [*(Feature("derived", name) for name in self.derived), *fact_features(self.facts)]
+
+    def people_features(self) -> list[Feature]:
+        """What leads on from the attributes of a person."""
+        names = [] if self.prefers is None else dict.fromkeys(self.facts.people_relations)
+        return [Feature("people", name) for name in names]
 
 
 def fact_features(facts: Facts) -> list[Feature]:

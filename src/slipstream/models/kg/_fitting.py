@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from slipstream.models.kg._facts import NO_FACTS, facts_of, preferences, shared_
 from slipstream.models.kg._features import Feature, Sources, fact_features, tensor
 from slipstream.models.kg._learning import (
     Candidates,
+    balanced,
     candidates_for,
     fit_weights,
     hidden_items,
@@ -33,12 +34,15 @@ from slipstream.models.kg._walkable import Walkable
 from slipstream.models.recommender import FitContext, TrainingData
 from slipstream.models.validation import validation_ndcg
 
-_SIMILAR_MEMORIES = (1.5, 5.0, 15.0, 0.0)
-_NEXT_STEPS = ((1.5, 1.0), (4.0, 2.0), (8.0, 4.0), (8.0, 10.0))
+_SIMILAR_MEMORIES = (3.0, 8.0, 20.0, 0.0)
+_NEXT_STEPS = ((1.0, 1.0), (2.0, 1.0), (4.0, 2.0), (8.0, 4.0), (6.0, 10.0))  # (past, future), by reach
+_NEXT_POWERS = (1.0, 0.7, 0.5)
+_NEXT_LONGER = 1.5  # memory beside the past the edges were fitted with
 _GRAPH_MEMORIES = (5.0, 20.0)  # tried beside 0, all alike
 _DEGREE_EXPONENTS = (0.75, 0.5, 1.0)  # the first is the default
 _CHOICE_QUERIES = 1_000
 _COLD_QUERIES = 1_000
+_FEWEST_BALANCED, _BALANCE_CELLS = 300, 40_000_000
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class _Fit:
         derived = [leg for leg in (self._choose_similar(), self._choose_next()) if leg is not None]
         cold = self._learn_cold()
         warm = self._learn_warm({leg.relation: leg for leg in derived})
-        return self._final(warm, cold), self.chosen, self.notes
+        return self._final(warm, cold, self._learn_newcomers()), self.chosen, self.notes
 
     # Derived relations
 
@@ -93,7 +97,7 @@ class _Fit:
     def _choose_similar(self) -> EdgeLeg | None:
         if not self.settings.similar or not self.rest.event_count:
             return None
-        usual = float(np.clip(5 * self.train.event_count / max(1, self.items), 50, 1000))
+        usual = float(np.clip(8 * self.train.event_count / max(1, self.items), 100, 1000))
         self.chosen["similar_ridge"] = self.settings.similar_ridge or usual
         given = self.settings.similar_memory
         memories = (given,) if given is not None else _SIMILAR_MEMORIES if self.train.ordered else (0.0,)
@@ -106,12 +110,40 @@ class _Fit:
     def _choose_next(self) -> EdgeLeg | None:
         if not self.settings.next or not self.train.ordered or not self.rest.event_count:
             return None
+        legs = self._next_legs()
+        past, future = max(legs, key=lambda step: legs[step][0])
+        _, leg = legs[past, future]
+        self.chosen |= {"next_past": past, "next_future": future}
+        given, memory = self.settings.next_power, self.settings.next_memory
+        powers = _NEXT_POWERS if given is None else (given,)
+        memories = (past, past * _NEXT_LONGER) if memory is None else (memory,)
+        tries = [(p, m) for m in memories for p in powers]
+        best = self._best([EdgeLeg("next", _damped(leg.matrix, p), m) for p, m in tries])
+        self.chosen["next_power"], self.chosen["next_memory"] = tries[best]
+        return EdgeLeg("next", _damped(leg.matrix, tries[best][0]), tries[best][1])
+
+    def _next_legs(self) -> dict[tuple[float, float], tuple[float, EdgeLeg]]:
+        """{(past, future): (quality, leg)}: from the middle up or down for as long as it gets better."""
         past, future = self.settings.next_past, self.settings.next_future
-        steps = _NEXT_STEPS if past is None or future is None else ((past, future),)
-        legs = [EdgeLeg("next", self._next(self.rest, p, f), p) for p, f in steps]
-        best = self._best(legs)
-        self.chosen["next_past"], self.chosen["next_future"] = steps[best]
-        return legs[best]
+        if past is not None and future is not None:
+            return {(past, future): (0.0, EdgeLeg("next", self._next(self.rest, past, future), past))}
+        some = with_targets(self.holdout, _CHOICE_QUERIES)
+        tried: dict[tuple[float, float], tuple[float, EdgeLeg]] = {}
+
+        def quality(place: int) -> float:
+            step = _NEXT_STEPS[place]
+            if step not in tried:
+                leg = EdgeLeg("next", self._next(self.rest, *step), step[0])
+                damped = EdgeLeg("next", _damped(leg.matrix, _NEXT_POWERS[-1]), step[0])
+                tried[step] = (max(self._quality(leg, some), self._quality(damped, some)), leg)
+            return tried[step][0]
+
+        place = len(_NEXT_STEPS) // 2
+        for way in (-1, 1):
+            while 0 <= place + way < len(_NEXT_STEPS) and quality(place + way) > quality(place):
+                place += way
+        self.notes["next steps"] = {f"{p:g}, {f:g}": round(q, 4) for (p, f), (q, _) in tried.items()}
+        return tried
 
     def _best(self, legs: Sequence[EdgeLeg]) -> int:
         """The leg that alone ranks the probe's targets best; the first of equals."""
@@ -175,9 +207,49 @@ class _Fit:
     def _learn_warm(self, derived: dict[str, EdgeLeg]) -> _Learned:
         sources = self._sources(derived, self.rest)
         candidates = candidates_for(self.holdout, self.train.item_counts, self.context.seed)
-        learned = self._fitted(sources.features(), sources, self.holdout, candidates, rank=10)
+        learned = self._fitted(sources.item_features(), sources, self.holdout, candidates, rank=10)
+        learned = self._balance(learned, sources)
         self.notes |= {"loss": learned.loss, "shares": learned.shares}
         return learned
+
+    def _learn_newcomers(self) -> _Learned | None:
+        """Weights of people's attributes, learned on people whose history is taken away."""
+        sources = self._sources({}, self.rest)
+        features = sources.people_features()
+        if not features:
+            return None
+        queries = self.holdout.queries
+        none = Queries(queries.user, np.zeros(len(queries) + 1, np.int64), np.zeros(0, np.int32))
+        newcomers = replace(self.holdout, queries=none)
+        candidates = candidates_for(newcomers, self.train.item_counts, self.context.seed)
+        learned = self._fitted(features, sources, newcomers, candidates, rank=1)
+        self.notes["newcomer shares"] = learned.shares
+        return learned
+
+    def _balance(self, learned: _Learned, sources: Sources) -> _Learned:
+        """The weights of whole groups of features, moved to where the first ten are best."""
+        groups: dict[str, list[Feature]] = {}
+        for feature, weight in learned.weights.items():
+            if weight:
+                groups.setdefault(_group(feature), []).append(feature)
+        if len(groups) < 2 or not len(self.holdout):
+            return learned
+        wanted = max(_FEWEST_BALANCED, _BALANCE_CELLS // (len(groups) * max(1, self.items)))
+        some = with_targets(self.holdout, min(wanted, _CHOICE_QUERIES))
+        people, everything = self._attributes(some.queries), np.arange(self.items)
+        sums = np.zeros((len(groups), len(some), self.items), np.float32)
+        for number, features in enumerate(groups.values()):
+            for feature in features:
+                part = tensor(sources, [feature], some.queries, people, everything)[0]
+                sums[number] += np.float32(learned.weights[feature]) * part
+        factors, quality = balanced(sums, some, self.context.progress)
+        self.notes["balance"] = dict(zip(groups, factors.tolist(), strict=True)) | {"ndcg": quality}
+        by_group = dict(zip(groups, factors.tolist(), strict=True))
+        weights = {f: w * by_group.get(_group(f), 1.0) for f, w in learned.weights.items()}
+        scores = np.tensordot(factors.astype(np.float32), sums, axes=1)
+        place = min(10, self.items) - 1
+        level = float(-np.partition(-scores, place, axis=1)[:, place].mean())
+        return replace(learned, weights=weights, level=level)
 
     def _fitted(
         self, features: list[Feature], sources: Sources, holdout: Holdout, candidates: Candidates, rank: int
@@ -204,14 +276,15 @@ class _Fit:
 
     # The graph that comes out
 
-    def _final(self, warm: _Learned, cold: _Learned | None) -> Walkable:
+    def _final(self, warm: _Learned, cold: _Learned | None, newcomers: _Learned | None) -> Walkable:
         edges = []
         if "similar_memory" in self.chosen and warm.of(Feature("derived", "similar_to")):
             leg = EdgeLeg("similar_to", self._similar(self.train), self.chosen["similar_memory"])
             edges.append(leg.scaled(warm.of(Feature("derived", "similar_to"))))
         if "next_past" in self.chosen and warm.of(Feature("derived", "next")):
             past, future = self.chosen["next_past"], self.chosen["next_future"]
-            leg = EdgeLeg("next", self._next(self.train, past, future), past)
+            matrix = _damped(self._next(self.train, past, future), self.chosen["next_power"])
+            leg = EdgeLeg("next", matrix, self.chosen["next_memory"])
             edges.append(leg.scaled(warm.of(Feature("derived", "next"))))
         lean = self._leaning(warm, cold)
         facets = self._facets()
@@ -220,7 +293,7 @@ class _Fit:
             factor = strength.of_items(Feature("straight", leg.relation, (number,)))
             matrix = rounded(leg.matrix @ sp.diags(factor))
             edges.append(EdgeLeg(leg.relation, matrix, self.chosen["graph_memory"]))
-        prefers = self._final_preferences(warm)
+        prefers = self._final_preferences(warm, newcomers)
         return Walkable(
             items=self.train.items,
             entities=Vocabulary.of(self.facts.entities),
@@ -231,24 +304,32 @@ class _Fit:
             people_relations=self.facts.people_relations,
             people_entities=self.facts.people_entities,
             event_kind=_usual_kind(self.train),
+            newcomer_events=self.settings.cold_events,
         )
 
     def _leaning(self, warm: _Learned, cold: _Learned | None) -> NDArray[np.float64]:
         """[I]: how much of the cold weights each item gets, scaled to the level of warm scores."""
-        if cold is None or not cold.level > 0:
-            return np.zeros(self.items)
-        wanted = self.settings.cold_level * (warm.level if warm.level > 0 else 1.0)
         half = self.settings.cold_events
-        return np.asarray(wanted / cold.level * half / (half + self.train.item_counts))
+        return np.asarray(self._scale(warm, cold) * half / (half + self.train.item_counts))
 
-    def _final_preferences(self, warm: _Learned) -> EdgeLeg | None:
-        if self.facts.people is None or not self.settings.people:
+    def _scale(self, warm: _Learned, other: _Learned | None) -> float:
+        """What brings another kind of score to its share of the warm level."""
+        if other is None or not other.level > 0:
+            return 0.0
+        return self.settings.cold_level * (warm.level if warm.level > 0 else 1.0) / other.level
+
+    def _final_preferences(self, warm: _Learned, newcomers: _Learned | None) -> EdgeLeg | None:
+        if self.facts.people is None or newcomers is None:
             return None
-        weights = np.array([warm.of(Feature("people", name)) for name in self.facts.people_relations])
-        if not weights.any():
-            return None
-        matrix = sp.diags(weights) @ preferences(self.train, self.facts.people)
-        return EdgeLeg("prefers", rounded(matrix), 0.0)
+        weights = np.array([newcomers.of(Feature("people", name)) for name in self.facts.people_relations])
+        matrix = sp.diags(weights * self._scale(warm, newcomers)) @ preferences(self.train, self.facts.people)
+        prefers = rounded(matrix)
+        return EdgeLeg("prefers", prefers, 0.0) if prefers.nnz else None
+
+
+def _group(feature: Feature) -> str:
+    """Features that are balanced together."""
+    return feature.name if feature.kind == "derived" else "facts"
 
 
 @dataclass(frozen=True)
@@ -295,6 +376,11 @@ def attributes_of(queries: Queries, people: sp.csr_matrix) -> sp.csr_matrix:
         return sp.csr_matrix((len(queries), people.shape[1]))
     rows = sp.csr_matrix(people[np.where(known, queries.user, 0)])
     return sp.csr_matrix(sp.diags(known.astype(np.float64)) @ rows)
+
+
+def _damped(matrix: sp.csr_matrix, power: float) -> sp.csr_matrix:
+    """Strengths to a power below 1: many weak signs then count more beside one strong sign."""
+    return matrix if power == 1.0 else matrix.power(power)
 
 
 def _usual_kind(train: Snapshot) -> str:

@@ -15,8 +15,10 @@ import numpy as np
 import scipy.optimize
 from numpy.typing import NDArray
 
+from slipstream.config import Progress, silent
 from slipstream.dataset.queries import Holdout, Queries, queries_of
 from slipstream.dataset.snapshot import Snapshot
+from slipstream.models.validation import BATCH, validation_ndcg
 from slipstream.randomness import generator
 
 _MOST_CELLS = 40_000_000  # of the feature tensor, float32: 160 MB
@@ -129,27 +131,40 @@ def _slices(
 
 @dataclass(frozen=True)
 class Candidates:
-    """C items that compete in the loss, ascending, and their place [I] (-1: not among them)."""
+    """C items that compete in the loss, ascending, and their place [I] (-1: not among them).
+
+    log_weight: [C], the log of how many items each stands for: 0 where all or the most popular are there,
+    more for a random sample of the others.
+    """
 
     items: NDArray[np.int64]
     place: NDArray[np.int64]
+    log_weight: NDArray[np.float32]
 
     @classmethod
     def of(cls, items: NDArray[np.int64], count: int) -> Candidates:
+        """Each stands for itself."""
         place = np.full(count, -1, np.int64)
         place[items] = np.arange(len(items))
-        return cls(items, place)
+        return cls(items, place, np.zeros(len(items), np.float32))
 
 
 def candidates_for(holdout: Holdout, counts: NDArray[np.int64], seed: int) -> Candidates:
-    """All items up to 4,000; beyond that the targets, the most popular and random others."""
+    """All items up to 4,000; beyond that the targets, the most popular ones, and a sample of the others."""
     items = len(counts)
     if items <= _MOST_CANDIDATES:
         return Candidates.of(np.arange(items), items)
     rng = generator(seed, "path reasoner", "candidates")
-    popular = np.argsort(-counts, kind="stable")[: _MOST_CANDIDATES // 2]
-    others = rng.permutation(items)[: _MOST_CANDIDATES // 2]
-    return Candidates.of(np.unique(np.concatenate([holdout.target.astype(np.int64), popular, others])), items)
+    half = _MOST_CANDIDATES // 2
+    sure = np.unique(
+        np.concatenate([holdout.target.astype(np.int64), np.argsort(-counts, kind="stable")[:half]])
+    )
+    others = np.setdiff1d(np.arange(items), sure)
+    sample = rng.permutation(others)[:half]
+    chosen = np.sort(np.concatenate([sure, sample]))
+    candidates = Candidates.of(chosen, items)
+    stands_for = np.where(np.isin(chosen, sample), np.log(max(1.0, len(others) / max(1, len(sample)))), 0.0)
+    return Candidates(candidates.items, candidates.place, stands_for.astype(np.float32))
 
 
 def query_budget(features: int, candidates: int, wanted: int) -> int:
@@ -175,7 +190,7 @@ def fit_weights(
     scaled = features[alive] / size[alive, None, None].astype(np.float32)
 
     def loss(w: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        logits = np.tensordot(w.astype(np.float32), scaled, axes=1)
+        logits = np.tensordot(w.astype(np.float32), scaled, axes=1) + candidates.log_weight
         logits[closed] = -np.inf
         top = logits.max(axis=1, keepdims=True)
         odds = np.exp(logits - top)
@@ -246,3 +261,38 @@ def hidden_items(
     chosen = np.sort(rng.permutation(able)[:most_queries])
     queries = queries_of(rest, chosen)
     return rest, _holdout(train, mask, chosen, queries), hidden
+
+
+_FACTORS = (0.0, 0.1, 0.25, 0.5, 2.0, 4.0)
+_WORTH_IT = 1.002  # a factor is taken when NDCG grows by more than this
+
+
+def balanced(
+    groups: NDArray[np.float32], holdout: Holdout, progress: Progress = silent
+) -> tuple[NDArray[np.float64], list[float]]:
+    """(factors [G], NDCG@10 before and after) by coordinate search from all ones.
+
+    The loss counts every item alike; people look at ten. groups: [G, Q, I], weighted sums of features, for
+    all items. Two rounds; O(G x 12) rankings.
+    """
+    factors = np.ones(len(groups))
+    quality = _ndcg(groups, factors, holdout)
+    start, tried, steps = quality, 0, 2 * len(groups) * len(_FACTORS)
+    for _ in range(2):
+        for group in range(len(groups)):
+            base = factors[group]
+            for factor in _FACTORS:
+                progress(tried, steps, "balancing paths")
+                tried += 1
+                other = factors.copy()
+                other[group] = base * factor
+                if other.any() and (found := _ndcg(groups, other, holdout)) > quality * _WORTH_IT:
+                    factors, quality = other, found
+    return factors, [round(start, 4), round(quality, 4)]
+
+
+def _ndcg(groups: NDArray[np.float32], factors: NDArray[np.float64], holdout: Holdout) -> float:
+    scores = np.tensordot(factors.astype(np.float32), groups, axes=1)
+    scores[scores <= 0] = np.nan
+    rows = iter(range(0, len(scores), BATCH))
+    return validation_ndcg(lambda part: scores[(first := next(rows)) : first + len(part)], holdout)

@@ -63,8 +63,7 @@ class EdgeLeg:
         columns = self._columns
         begin, end = columns.indptr[item], columns.indptr[item + 1]
         sources = columns.indices[begin:end]
-        place = np.searchsorted(start, sources)
-        inside = (place < len(start)) & (start[np.minimum(place, len(start) - 1)] == sources)
+        inside = np.isin(sources, start, assume_unique=True)
         gammas = columns.data[begin:end][inside]
         return LegPaths(sources[inside].astype(np.int64), np.full(len(gammas), -1, np.int64), gammas[:, None])
 

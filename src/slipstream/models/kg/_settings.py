@@ -20,6 +20,9 @@ class PathReasonerSettings(Settings):
     """Events of the history after which one counts 1/e; 0: all alike."""
     next_past: float | None = Field(None, gt=0)
     next_future: float | None = Field(None, gt=0)
+    next_power: float | None = Field(None, gt=0, le=1)
+    """Strengths of `next` edges are raised to it: below 1, many weak signs count more beside a strong one."""
+    next_memory: float | None = Field(None, gt=0)
     next_ridge: float = Field(100.0, gt=0)
     graph_memory: float | None = Field(None, ge=0)
     degree_exponent: float | None = Field(None, ge=0, le=2)

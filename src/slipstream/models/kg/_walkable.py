@@ -26,6 +26,7 @@ class Walkable:
     people_relations: tuple[str, ...]  # [A]
     people_entities: NDArray[np.int32]  # [A]
     event_kind: str
+    newcomer_events: float  # events after which a person's attributes count half
 
     def write(self, writer: ArtifactWriter) -> None:
         self.items.write(writer, "items")
@@ -48,6 +49,7 @@ class Walkable:
                 "preferences": None if self.preferences is None else self.preferences.relation,
                 "people_relations": list(self.people_relations),
                 "event_kind": self.event_kind,
+                "newcomer_events": self.newcomer_events,
             },
         )
 
@@ -70,4 +72,5 @@ class Walkable:
             people_relations=tuple(about["people_relations"]),
             people_entities=np.zeros(0, np.int32) if prefers is None else artifact.array("people_entities"),
             event_kind=about["event_kind"],
+            newcomer_events=about["newcomer_events"],
         )

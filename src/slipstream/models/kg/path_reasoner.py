@@ -10,7 +10,8 @@ s(p) is the product of the gammas of its hops. The first gamma is attention: an 
 exp(-rank / memory), the events of a history add up to 1, and each metapath has a memory of its own. The
 others are strengths of derived relations (graph/derived.py) or degree terms of facts, times a learned weight
 of the relation (_learning.py). An item with few events leans on facts: their weights are learned a second
-time on items whose events are all hidden, and count k / (k + events of the item).
+time on items whose events are all hidden, and count k / (k + events of the item). In the same way a person
+with few events leans on attributes.
 
 Works without a graph (then on item features, or on behaviour alone), without an order, and for people it has
 never met. NaN where no path leads. No torch.
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 from slipstream.artifacts import Artifact, ArtifactWriter
 from slipstream.config import Settings
 from slipstream.dataset.queries import Queries
-from slipstream.models.kg._attention import attention
+from slipstream.models.kg._attention import attention, event_ranks
 from slipstream.models.kg._fitting import attributes_of, fit_reasoner
 from slipstream.models.kg._legs import EdgeLeg, FacetLeg, LegPaths
 from slipstream.models.kg._settings import PathReasonerSettings
@@ -96,7 +97,10 @@ class PathReasoner:
     def _begin(self, queries: Queries, start: _Start) -> sp.csr_matrix:
         if not start.people:
             return attention(queries, len(self._items), start.leg.memory)
-        return attributes_of(queries, self._fitted.people)
+        known, _ = event_ranks(queries, len(self._items))
+        events = np.bincount(queries.rows(), known, minlength=len(queries))
+        half = self._fitted.newcomer_events
+        return sp.csr_matrix(sp.diags(half / (half + events)) @ attributes_of(queries, self._fitted.people))
 
     def paths(self, query: Queries, item: int, limit: int) -> list[PathReason]:
         """The `limit` best paths of one query to an item, in descending score; shares of the item's score.

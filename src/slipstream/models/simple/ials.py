@@ -35,8 +35,9 @@ VALIDATION_USERS = 2_000
 DAY_US = 86_400_000_000
 BATCH_FLOATS = 2_000_000
 _HALF_LIVES = (0.0, 2.0, 5.0, 15.0, 50.0, 150.0)
-_FRESH_DAYS = (100.0, 30.0, 10.0)
-_PAIRS = ((15, 0.01), (15, 0.003), (15, 0.03), (5, 0.03), (5, 0.01), (40, 0.003), (40, 0.01))
+_FRESH = ((100.0, 1.0), (30.0, 1.0), (10.0, 2.0))
+"""(days, what λ is multiplied by): the fewer events count, the more they must be held together."""
+_PAIRS = ((15, 0.01), (15, 0.003), (15, 0.02), (5, 0.03), (40, 0.003), (40, 0.01))
 """(α₀ as a multiple of the share of pairs that were seen, λ) to try, the middle of the road first."""
 
 
@@ -217,7 +218,16 @@ class _Rounds:
         best, value = best_of(points, self._value) if asked else (points[0], 0.0)
         if best.fresh_days is not None or self.train.time_us is None:
             return best
-        fresher = [best.model_copy(update={"fresh_days": days}) for days in _FRESH_DAYS]
+        regularisation = best.regularisation or 0.0
+        fresher = [
+            best.model_copy(
+                update={
+                    "fresh_days": days,
+                    "regularisation": self.settings.regularisation or regularisation * factor,
+                }
+            )
+            for days, factor in _FRESH
+        ]
         other, other_value = best_of(fresher, self._value)
         return other if other_value > value else best.model_copy(update={"fresh_days": 0.0})
 
