@@ -18,6 +18,7 @@ from event_world import batch
 from slipstream.errors import Busy, CorruptArtifact, StorageFull, Unavailable, UsageError
 from slipstream.events.event import EventBatch
 from slipstream.events.sqlite import SqliteEventStore
+from slipstream.events.sqlite_connections import PAGE_BYTES
 
 WRITER = """
 import sys
@@ -205,7 +206,7 @@ def test_a_changed_byte_is_found_and_the_file_is_named(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with SqliteEventStore(path) as store, pytest.raises(CorruptArtifact, match=r"events\.sqlite is dam"):
             store.verify()
-    for place in (3, 4096 * 3, 4096 * 3 + 5):  # the file's head, the heads of pages
+    for place in (3, PAGE_BYTES * 3, PAGE_BYTES * 3 + 5):  # the file's head, the heads of pages
         damaged = bytearray(whole)
         damaged[place] ^= 0xFF
         path.write_bytes(damaged)

@@ -16,9 +16,9 @@ from slipstream.dataset.vocabulary import Vocabulary
 from slipstream.features.items import item_features
 from slipstream.graph.construction import build, catalogue_facts, triple_facts, user_facts
 from slipstream.graph.linked_graph import LinkedGraph, join
-from slipstream.models.kg._attention import attention
-from slipstream.models.kg._learning import Candidates, fit_weights, horizon_of, probe_of
 from slipstream.models.kg.path_reasoner import MODEL, VISITOR, PathReasoner
+from slipstream.models.path_reasoning.attention import attention
+from slipstream.models.path_reasoning.learning import Candidates, fit_weights, horizon_of, probe_of
 from slipstream.models.recommender import ExplainsByPaths, FitContext, TrainingData
 from slipstream.models.registry import load_model, save_model
 

@@ -63,7 +63,8 @@ class SqliteEventStore:
         frame = batch.frame
         if not frame.height:
             return AppendResult(0, 0, np.zeros(0, bool))
-        keys, outside = sql.keys_of(frame["event_id"])
+        ids = frame["event_id"].to_list()
+        keys, outside = sql.keys_of(ids)
         names = frame["user_id"].to_list()
         with self._writing() as db:
             last, folded, pending, forgotten, events = db.execute(sql.MARKS).fetchone()
@@ -73,7 +74,6 @@ class SqliteEventStore:
             if fresh and stored < frame.height:
                 self._undo_users(db, fresh.difference(compress(names, is_new)))
             if stored:
-                ids = frame["event_id"]
                 chosen = ((last + 1 + row, ids[row]) for row in outside if is_new[row])
                 db.executemany(sql.ADD_OUTSIDE, chosen)
                 last += frame.height
@@ -94,13 +94,9 @@ class SqliteEventStore:
 
         True where a row was written, [rows].
         """
-        shaped = frame.select(
-            pl.col("time_us").fill_null(sql.NO_TIME),
-            "item_id",
-            pl.when(pl.col("kind") != DEFAULT_KIND).then("kind"),
-            "value",
-        )
-        columns = [column.to_list() for column in shaped.get_columns()]
+        times = [sql.NO_TIME if time_us is None else time_us for time_us in frame["time_us"].to_list()]
+        kinds = [None if kind == DEFAULT_KIND else kind for kind in frame["kind"].to_list()]
+        columns = (times, frame["item_id"].to_list(), kinds, frame["value"].to_list())
         arrivals = range(last + 1, last + 1 + len(keys))
         written = db.executemany(sql.ADD_EVENT, zip(arrivals, users, *columns, keys, strict=True))
         is_new = np.ones(len(keys), bool)
@@ -268,7 +264,7 @@ class SqliteEventStore:
                 if not db.execute(sql.UNDER_HASH, (sql.user_hashes([name])[0], number)).fetchone():
                     faults.append(f"user {name!r} is not under its hash")
             for name, key in db.execute(sql.OUTSIDE_AND_KEYS):
-                if sql.keys_of(pl.Series([name]))[0] != [key]:
+                if sql.keys_of([name])[0] != [key]:
                     faults.append(f"event id {name!r} is not under its key")
             if faults:
                 raise CorruptArtifact(f"{self.path} is damaged: {faults[0]}", hint=RESTORE)

@@ -40,7 +40,7 @@ class Connections:
             self._writer = self._connect(cache_mb=64)
             try:
                 self._prepare(max_bytes)
-                self._reader = self._connect()
+                self._reader = self._connect(cache_mb=64)
             except BaseException:
                 self._writer.close()
                 raise

@@ -109,19 +109,27 @@ def user_hashes(user_ids: Sequence[str]) -> list[int]:
     return list(struct.unpack(f">{len(user_ids)}q", digests))
 
 
-def keys_of(event_ids: pl.Series) -> tuple[list[bytes], list[int]]:
+def keys_of(event_ids: Sequence[str]) -> tuple[list[bytes], list[int]]:
     """16 bytes for an id of 32 hex digits, which they spell; for any other id 15 bytes of its hash.
 
     Second: the rows of those other ids, whose text has to be kept.
     """
-    plain = event_ids.str.contains("^[0-9a-f]{32}$")
-    if plain.all():
-        return event_ids.str.decode("hex").to_list(), []
-    keys = [
-        bytes.fromhex(name) if short else blake2b(name.encode(), digest_size=OUTSIDE_BYTES).digest()
-        for name, short in zip(event_ids.to_list(), plain.to_list(), strict=True)
-    ]
-    return keys, (~plain).arg_true().to_list()
+    keys, others = [], []
+    for row, name in enumerate(event_ids):
+        key = _spelled(name)
+        if key is None:
+            key = blake2b(name.encode(), digest_size=OUTSIDE_BYTES).digest()
+            others.append(row)
+        keys.append(key)
+    return keys, others
+
+
+def _spelled(name: str) -> bytes | None:
+    try:
+        key = bytes.fromhex(name)
+    except ValueError:
+        return None
+    return key if len(key) == 16 and key.hex() == name else None
 
 
 def json_list(numbers: Iterable[int]) -> str:

@@ -192,7 +192,7 @@ def _ranked(matches: Iterable[Match]) -> list[Match]:
 
 
 def parsed_candidates(candidates: pl.DataFrame, settings: LinkSettings) -> list[Candidate]:
-    """The candidates with their titles taken apart. Where labels bear tags, one without is a little less sure."""
+    """The candidates with their titles taken apart. Where labels bear tags, one without is less sure."""
     tags = frozenset((*settings.tags, *settings.other_tags))
     names, labels = (candidates[c].cast(pl.String).to_list() for c in ("id", "label"))
     absent: list[None] = [None] * len(names)

@@ -5,13 +5,13 @@ The page at /docs (page.py) shows the same.
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
 
-from slipstream import __version__
 from slipstream.events.event import MAX_ID_BYTES
 from slipstream.server.wire import (
     MOST_EVENTS,
@@ -204,7 +204,7 @@ def openapi(routes: Sequence[Route]) -> dict[str, Any]:
     security = {"bearer": {"type": "http", "scheme": "bearer"}}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "slipstream", "version": __version__},
+        "info": {"title": "slipstream", "version": importlib.metadata.version("slipstream")},
         "paths": paths,
         "components": {"schemas": schemas, "securitySchemes": security},
     }

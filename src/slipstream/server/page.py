@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import html
+import importlib.metadata
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from slipstream import __version__
 from slipstream.server.documentation import parameters
 from slipstream.server.wire import MOST_BODY_BYTES
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def page(routes: Sequence[Route]) -> str:
     """The page of the routes."""
     about = f"A body holds at most {MOST_BODY_BYTES // 1024 // 1024} MiB."
-    filled = _PAGE.replace("@VERSION@", __version__).replace("@BOUNDS@", about)
+    filled = _PAGE.replace("@VERSION@", importlib.metadata.version("slipstream")).replace("@BOUNDS@", about)
     return filled.replace("@ROUTES@", "".join(map(_section, routes)))
 
 

@@ -2,12 +2,14 @@
 
 i is a learned vector, with the vectors of the item's features added where they are used. u is the sum of a
 learned vector of the person, the vectors of the person's features, and the vectors of what the person touched
-(divided by √n), so a stranger with three clicks has a user vector and the next click moves it. One coordinate
-of u is the constant 1, and W hands it to the item's popularity; b is one number.
+(divided by √n, or faded by rank from the end and divided by the length of the weights). So a stranger with
+three clicks has a user vector and the next click moves it. One coordinate of u is the constant 1, and W hands
+it to the item's popularity; b is one number.
 
 Source: the bilinear form as in docs/concepts/bilinear.md. Differs: a ranking needs no σ, so `score` gives
 uᵀWi + b; trained by the softmax over all items (or a sample of them), as a ranking is what is wanted; `loss =
-"logistic"` trains the probabilities. It has no notion of order.
+"logistic"` trains the probabilities. The training knows no order; how fast an event fades is chosen on
+validation afterwards, where the data has an order, and is worth half as much again on MovieLens-100K.
 """
 
 from __future__ import annotations
@@ -24,11 +26,14 @@ from slipstream.artifacts import Artifact, ArtifactWriter
 from slipstream.config import Settings
 from slipstream.dataset.queries import Queries
 from slipstream.errors import ConfigError
+from slipstream.models.history import Memory, event_weights, history_matrix
 from slipstream.models.recommender import FitContext, FitReport, ScoreMatrix, TrainingData
-from slipstream.models.validation import sample_holdout, validation_ndcg
+from slipstream.models.validation import best_of, sample_holdout, validation_ndcg
 
 WEIGHTS = "weights.safetensors"
 FULL_SOFTMAX_ITEMS = 30_000
+MIDDLE, HALF_LIVES = 5.0, (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
+"""Events; what is tried on validation once the vectors are learned, and what serves without one."""
 
 
 class BilinearSettings(Settings):
@@ -49,6 +54,8 @@ class BilinearSettings(Settings):
     """A learned vector per known person, beside the history."""
     features: bool = True
     """Use item and user features where the data has them."""
+    half_life: float | None = Field(None, ge=0)
+    """Events after which an event of the history counts half; 0: no forgetting; None: by validation."""
 
 
 def bilinear(u: ArrayLike, w: ArrayLike, i: ArrayLike, b: float) -> float:
@@ -71,7 +78,9 @@ class Bilinear:
         known: NDArray[np.bool_],
     ) -> None:
         """item: [I, D]; mapped: [I, D + 2], row i is (W i, popularity, b); person: [U, D]; known: [I]."""
-        self.settings, self.report = settings, FitReport()
+        self.settings: Settings = settings
+        self.report = FitReport()
+        self._memory = Memory(MIDDLE if settings.half_life is None else settings.half_life)
         self._item, self._mapped, self._person, self._known = item, mapped, person, known
 
     @classmethod
@@ -81,15 +90,20 @@ class Bilinear:
         loss: Literal["softmax", "sampled"] = (
             "softmax" if train.item_count <= FULL_SOFTMAX_ITEMS else "sampled"
         )
+        memory = None if train.ordered else 0.0
         if train.event_count > 500_000:
-            return BilinearSettings(epochs=12, users_per_batch=128, loss=loss, dropout=0.3)
+            return BilinearSettings(epochs=12, users_per_batch=128, loss=loss, dropout=0.3, half_life=memory)
         if train.event_count < 20 * max(1, train.user_count):
-            return BilinearSettings(epochs=25, users_per_batch=256, events_per_user=8, loss=loss)
-        return BilinearSettings(loss=loss)
+            return BilinearSettings(
+                epochs=25, users_per_batch=256, events_per_user=8, loss=loss, half_life=memory
+            )
+        return BilinearSettings(loss=loss, half_life=memory)
 
     @classmethod
     def fit(cls, data: TrainingData, settings: Settings, context: FitContext) -> Self:
         own = _own(settings)
+        if own.half_life is None and not data.train.ordered:
+            own = own.model_copy(update={"half_life": 0.0})
         if not data.train.item_count or not data.train.user_count:
             raise ConfigError("the bilinear model needs at least one user and one item")
         from slipstream.training import bilinear_course
@@ -104,7 +118,9 @@ class Bilinear:
             items,
             users,
         )
-        course = bilinear_course.Course(**own.model_dump(exclude={"validation_users", "features"}))
+        course = bilinear_course.Course(
+            **own.model_dump(exclude={"validation_users", "features", "half_life"})
+        )
         sample = (
             None
             if data.validation is None
@@ -126,8 +142,17 @@ class Bilinear:
             progress=context.progress,
         )
         model = cls._of(own, outcome.weights, items, users, data.train.item_counts > 0)
+        if own.half_life is None:
+            points = HALF_LIVES if sample is not None else (MIDDLE,)
+            remembering = [model._remembering(point) for point in points]
+            model, _ = best_of(remembering, lambda m: validation_ndcg(m.score, sample) if sample else 0.0)
         model.report = FitReport(outcome.curve, {"best_epoch": outcome.best_epoch})
         return model
+
+    def _remembering(self, half_life: float) -> Self:
+        """The same vectors with another memory."""
+        settings = _own(self.settings).model_copy(update={"half_life": half_life})
+        return type(self)(settings, self._item, self._mapped, self._person, self._known)
 
     @classmethod
     def _of(
@@ -162,16 +187,12 @@ class Bilinear:
 
     def query_vectors(self, queries: Queries) -> NDArray[np.float32]:
         """[Q, D + 2]: (u, 1, 1); NaN for a stranger without a known item in the history."""
-        usable = (queries.item >= 0) & self._known[np.maximum(queries.item, 0)]
-        ones = np.ones(int(usable.sum()), np.float32)
-        rows, shape = queries.rows()[usable], (len(queries), len(self._item))
-        history = sp.csr_matrix((ones, (rows, queries.item[usable])), shape=shape)
-        history.data[:] = 1.0
-        count = np.diff(history.indptr)
-        user = (history @ self._item) / np.sqrt(np.maximum(count, 1))[:, None]
+        history = history_matrix(queries, self._known, self._memory)
+        length = _lengths(history)
+        user = (history @ self._item) / np.where(length > 0, length, 1.0)[:, None]
         person = (queries.user >= 0) & (queries.user < len(self._person))
         user[person] += self._person[queries.user[person]]
-        user[(count == 0) & ~person] = np.nan
+        user[(length == 0) & ~person] = np.nan
         return np.concatenate([user, np.ones((len(queries), 2))], axis=1).astype(np.float32)
 
     def item_vectors(self) -> NDArray[np.float32]:
@@ -186,11 +207,11 @@ class Bilinear:
     def contributions(self, query: Queries, items: NDArray[np.int32]) -> NDArray[np.float32]:
         """[len(items), H]: the share of uᵀWi that each history event brings; exact, as u is a sum."""
         parts = np.zeros((len(items), len(query.item)), np.float32)
-        usable = np.flatnonzero((query.item >= 0) & self._known[np.maximum(query.item, 0)])
-        _, first = np.unique(query.item[usable], return_index=True)
-        events = usable[first]
+        weights = event_weights(query, self._known, self._memory)
+        events = np.flatnonzero(weights)
         if len(events):
-            brought = self._item[query.item[events]] / np.sqrt(len(events))
+            length = _lengths(history_matrix(query, self._known, self._memory))[0]
+            brought = self._item[query.item[events]] * (weights[events] / length)[:, None]
             parts[:, events] = self._mapped[items, : self._item.shape[1]] @ brought.T
         return parts
 
@@ -205,6 +226,11 @@ class Bilinear:
         return cls(
             _own(settings), weights["item"], weights["mapped"], weights["person"], artifact.array("known")
         )
+
+
+def _lengths(history: sp.csr_matrix) -> NDArray[np.float32]:
+    """[Q] the Euclidean length of each row of weights: √n where all count alike."""
+    return np.sqrt(np.asarray(history.multiply(history).sum(axis=1), np.float32).ravel())
 
 
 def _own(settings: Settings) -> BilinearSettings:

@@ -31,11 +31,11 @@ from numpy.typing import NDArray
 from slipstream.artifacts import Artifact, ArtifactWriter
 from slipstream.config import Settings
 from slipstream.dataset.queries import Queries
-from slipstream.models.kg._attention import attention, event_ranks
-from slipstream.models.kg._fitting import attributes_of, fit_reasoner
-from slipstream.models.kg._legs import EdgeLeg, FacetLeg, LegPaths
-from slipstream.models.kg._settings import PathReasonerSettings
-from slipstream.models.kg._walkable import Walkable
+from slipstream.models.path_reasoning.attention import attention, event_ranks
+from slipstream.models.path_reasoning.fitting import attributes_of, fit_reasoner
+from slipstream.models.path_reasoning.legs import EdgeLeg, FacetLeg, LegPaths
+from slipstream.models.path_reasoning.settings import PathReasonerSettings
+from slipstream.models.path_reasoning.walkable import Walkable
 from slipstream.models.recommender import FitContext, FitReport, Hop, PathReason, ScoreMatrix, TrainingData
 
 VISITOR = "visitor"

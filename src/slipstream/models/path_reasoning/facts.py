@@ -12,7 +12,7 @@ from slipstream.dataset.snapshot import Snapshot
 from slipstream.features.items import ItemFeatures
 from slipstream.graph.knowledge_graph import inverse_name
 from slipstream.graph.linked_graph import LinkedGraph
-from slipstream.models.kg._legs import EdgeLeg, FacetLeg
+from slipstream.models.path_reasoning.legs import EdgeLeg, FacetLeg
 
 _FEWEST_PEOPLE = 20  # of an attribute before what they prefer means something
 _MOST_PREFERRED = 100  # items kept per attribute

@@ -10,9 +10,9 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from slipstream.dataset.queries import Queries
-from slipstream.models.kg._attention import attention
-from slipstream.models.kg._facts import Facts
-from slipstream.models.kg._legs import EdgeLeg, FacetLeg
+from slipstream.models.path_reasoning.attention import attention
+from slipstream.models.path_reasoning.facts import Facts
+from slipstream.models.path_reasoning.legs import EdgeLeg, FacetLeg
 
 _MOST_GROUPS = 40  # relations with a weight of their own; the rarer ones share one
 _CHUNK = 256

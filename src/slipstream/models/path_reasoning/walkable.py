@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from slipstream.artifacts import Artifact, ArtifactWriter
 from slipstream.dataset.vocabulary import Vocabulary
-from slipstream.models.kg._legs import EdgeLeg, FacetLeg, read_matrix, write_matrix
+from slipstream.models.path_reasoning.legs import EdgeLeg, FacetLeg, read_matrix, write_matrix
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from slipstream.dataset.queries import Holdout, Queries
 from slipstream.dataset.snapshot import Snapshot
 from slipstream.dataset.vocabulary import Vocabulary
 from slipstream.graph.derived import NextSettings, SimilarSettings, next_edges, similar_edges
-from slipstream.models.kg._attention import attention
-from slipstream.models.kg._facts import NO_FACTS, facts_of, preferences, shared_facets
-from slipstream.models.kg._features import Feature, Sources, fact_features, tensor
-from slipstream.models.kg._learning import (
+from slipstream.models.path_reasoning.attention import attention
+from slipstream.models.path_reasoning.facts import NO_FACTS, facts_of, preferences, shared_facets
+from slipstream.models.path_reasoning.features import Feature, Sources, fact_features, tensor
+from slipstream.models.path_reasoning.learning import (
     Candidates,
     balanced,
     candidates_for,
@@ -28,9 +28,9 @@ from slipstream.models.kg._learning import (
     query_budget,
     with_targets,
 )
-from slipstream.models.kg._legs import EdgeLeg, FacetLeg, rounded
-from slipstream.models.kg._settings import PathReasonerSettings
-from slipstream.models.kg._walkable import Walkable
+from slipstream.models.path_reasoning.legs import EdgeLeg, FacetLeg, rounded
+from slipstream.models.path_reasoning.settings import PathReasonerSettings
+from slipstream.models.path_reasoning.walkable import Walkable
 from slipstream.models.recommender import FitContext, TrainingData
 from slipstream.models.validation import validation_ndcg
 
