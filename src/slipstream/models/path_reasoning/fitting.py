@@ -32,15 +32,15 @@ from slipstream.models.path_reasoning.legs import EdgeLeg, FacetLeg, rounded
 from slipstream.models.path_reasoning.settings import PathReasonerSettings
 from slipstream.models.path_reasoning.walkable import Walkable
 from slipstream.models.recommender import FitContext, TrainingData
-from slipstream.models.validation import validation_ndcg
+from slipstream.models.validation import sample_holdout, validation_ndcg
 
 _SIMILAR_MEMORIES = (3.0, 8.0, 20.0, 0.0)
 _NEXT_STEPS = ((1.0, 1.0), (2.0, 1.0), (4.0, 2.0), (8.0, 4.0), (6.0, 10.0))  # (past, future), by reach
 _NEXT_POWERS = (1.0, 0.7, 0.5)
-_NEXT_LONGER = 1.5  # memory beside the past the edges were fitted with
+_NEXT_MEMORIES = (1.0, 1.5)  # beside the past that the edges were fitted with
 _GRAPH_MEMORIES = (5.0, 20.0)  # tried beside 0, all alike
 _DEGREE_EXPONENTS = (0.75, 0.5, 1.0)  # the first is the default
-_CHOICE_QUERIES = 1_000
+_CHOICE_QUERIES = 1_500
 _COLD_QUERIES = 1_000
 _FEWEST_BALANCED, _BALANCE_CELLS = 300, 40_000_000
 
@@ -66,6 +66,10 @@ def fit_reasoner(
 
 
 class _Fit:
+    """One fit. `probe` hides events inside the training data: weights are learned on it. `judge` is what
+    choices are made by: validation if there is one (it is later than all training data), else the probe.
+    """
+
     def __init__(self, data: TrainingData, settings: PathReasonerSettings, context: FitContext) -> None:
         self.train, self.settings, self.context = data.train, settings, context
         self.items = data.train.item_count
@@ -73,92 +77,120 @@ class _Fit:
         horizon = horizon_of(data.validation) if settings.horizon is None else settings.horizon
         probe = probe_of(data.train, horizon, settings.probe_users, context.seed)
         self.rest, self.holdout = probe.rest, with_targets(probe.holdout, settings.probe_users)
+        self.ground, self.judge = self._judge(data)
         self.chosen: dict[str, float] = {"horizon": horizon}
-        self.notes: dict[str, Any] = {"probe_queries": len(self.holdout)}
+        self.notes: dict[str, Any] = {"probe_queries": len(self.holdout), "judge_queries": len(self.judge)}
+        self.drawn: dict[tuple[str, bool, float, float], sp.csr_matrix] = {}
+
+    def _judge(self, data: TrainingData) -> tuple[Snapshot, Holdout]:
+        """(the data that relations are drawn from, the questions) for choices."""
+        validation = data.validation
+        if validation is None or not len(validation.target):
+            return self.rest, sample_holdout(self.holdout, _CHOICE_QUERIES, self.context.seed)
+        if (
+            self.train.item_counts[validation.target] == 0
+        ).mean() > 0.5:  # cold items: behaviour says nothing
+            return self.rest, sample_holdout(self.holdout, _CHOICE_QUERIES, self.context.seed)
+        return self.train, sample_holdout(validation, _CHOICE_QUERIES, self.context.seed)
 
     def run(self) -> tuple[Walkable, dict[str, float], dict[str, Any]]:
         """Choose memories, learn weights on the probe, then draw everything from all of the data."""
-        derived = [leg for leg in (self._choose_similar(), self._choose_next()) if leg is not None]
+        self._choose_similar()
+        self._choose_next()
         cold = self._learn_cold()
-        warm = self._learn_warm({leg.relation: leg for leg in derived})
+        warm = self._learn_warm()
         return self._final(warm, cold, self._learn_newcomers()), self.chosen, self.notes
 
     # Derived relations
 
     def _similar(self, snapshot: Snapshot) -> sp.csr_matrix:
         ridge, keep = self.chosen["similar_ridge"], self.settings.edges_per_item
-        return similar_edges(snapshot, SimilarSettings(ridge=ridge, keep=keep), self.context.progress)
+        key = ("similar_to", snapshot is self.train, ridge, 0.0)
+        if key not in self.drawn:
+            settings = SimilarSettings(ridge=ridge, keep=keep)
+            self.drawn[key] = similar_edges(snapshot, settings, self.context.progress)
+        return self.drawn[key]
 
     def _next(self, snapshot: Snapshot, past: float, future: float) -> sp.csr_matrix:
         ridge, keep = self.settings.next_ridge, self.settings.edges_per_item
-        settings = NextSettings(past=past, future=future, ridge=ridge, keep=keep)
-        return next_edges(snapshot, settings, self.context.progress)
+        key = ("next", snapshot is self.train, past, future)
+        if key not in self.drawn:
+            settings = NextSettings(past=past, future=future, ridge=ridge, keep=keep)
+            self.drawn[key] = next_edges(snapshot, settings, self.context.progress)
+        return self.drawn[key]
 
-    def _choose_similar(self) -> EdgeLeg | None:
+    def _derived(self, snapshot: Snapshot) -> dict[str, EdgeLeg]:
+        """The chosen derived relations, drawn from a snapshot."""
+        legs = {}
+        if "similar_memory" in self.chosen:
+            legs["similar_to"] = EdgeLeg("similar_to", self._similar(snapshot), self.chosen["similar_memory"])
+        if "next_memory" in self.chosen:
+            matrix = self._next(snapshot, self.chosen["next_past"], self.chosen["next_future"])
+            damped = _damped(matrix, self.chosen["next_power"])
+            legs["next"] = EdgeLeg("next", damped, self.chosen["next_memory"])
+        return legs
+
+    def _choose_similar(self) -> None:
         if not self.settings.similar or not self.rest.event_count:
-            return None
+            return
         usual = float(np.clip(8 * self.train.event_count / max(1, self.items), 100, 1000))
         self.chosen["similar_ridge"] = self.settings.similar_ridge or usual
         given = self.settings.similar_memory
         memories = (given,) if given is not None else _SIMILAR_MEMORIES if self.train.ordered else (0.0,)
-        matrix = self._similar(self.rest)
-        legs = [EdgeLeg("similar_to", matrix, memory) for memory in memories]
-        leg = legs[self._best(legs)]
-        self.chosen["similar_memory"] = leg.memory
-        return leg
+        legs = []
+        if len(memories) > 1:
+            legs = [EdgeLeg("similar_to", self._similar(self.ground), memory) for memory in memories]
+        self.chosen["similar_memory"] = memories[self._best(legs)]
 
-    def _choose_next(self) -> EdgeLeg | None:
+    def _choose_next(self) -> None:
         if not self.settings.next or not self.train.ordered or not self.rest.event_count:
-            return None
-        legs = self._next_legs()
-        past, future = max(legs, key=lambda step: legs[step][0])
-        _, leg = legs[past, future]
-        self.chosen |= {"next_past": past, "next_future": future}
+            return
+        past, future = self.settings.next_past, self.settings.next_future
+        if past is None or future is None:
+            past, future = self._next_step()
         given, memory = self.settings.next_power, self.settings.next_memory
         powers = _NEXT_POWERS if given is None else (given,)
-        memories = (past, past * _NEXT_LONGER) if memory is None else (memory,)
+        memories = tuple(past * longer for longer in _NEXT_MEMORIES) if memory is None else (memory,)
         tries = [(p, m) for m in memories for p in powers]
-        best = self._best([EdgeLeg("next", _damped(leg.matrix, p), m) for p, m in tries])
-        self.chosen["next_power"], self.chosen["next_memory"] = tries[best]
-        return EdgeLeg("next", _damped(leg.matrix, tries[best][0]), tries[best][1])
+        legs = []
+        if len(tries) > 1:
+            matrix = self._next(self.ground, past, future)
+            legs = [EdgeLeg("next", _damped(matrix, power), memory) for power, memory in tries]
+        power, memory = tries[self._best(legs)]
+        self.chosen |= {"next_past": past, "next_future": future, "next_power": power, "next_memory": memory}
 
-    def _next_legs(self) -> dict[tuple[float, float], tuple[float, EdgeLeg]]:
-        """{(past, future): (quality, leg)}: from the middle up or down for as long as it gets better."""
-        past, future = self.settings.next_past, self.settings.next_future
-        if past is not None and future is not None:
-            return {(past, future): (0.0, EdgeLeg("next", self._next(self.rest, past, future), past))}
-        some = with_targets(self.holdout, _CHOICE_QUERIES)
-        tried: dict[tuple[float, float], tuple[float, EdgeLeg]] = {}
+    def _next_step(self) -> tuple[float, float]:
+        """The best (past, future): from the middle up or down for as long as it gets better."""
+        quality: dict[int, float] = {}
 
-        def quality(place: int) -> float:
-            step = _NEXT_STEPS[place]
-            if step not in tried:
-                leg = EdgeLeg("next", self._next(self.rest, *step), step[0])
-                damped = EdgeLeg("next", _damped(leg.matrix, _NEXT_POWERS[-1]), step[0])
-                tried[step] = (max(self._quality(leg, some), self._quality(damped, some)), leg)
-            return tried[step][0]
+        def at(place: int) -> float:
+            if place not in quality:
+                past, future = _NEXT_STEPS[place]
+                matrix = self._next(self.ground, past, future)
+                legs = [EdgeLeg("next", _damped(matrix, power), past) for power in _NEXT_POWERS[::2]]
+                quality[place] = max(self._quality(leg) for leg in legs)
+            return quality[place]
 
         place = len(_NEXT_STEPS) // 2
         for way in (-1, 1):
-            while 0 <= place + way < len(_NEXT_STEPS) and quality(place + way) > quality(place):
+            while 0 <= place + way < len(_NEXT_STEPS) and at(place + way) > at(place):
                 place += way
-        self.notes["next steps"] = {f"{p:g}, {f:g}": round(q, 4) for (p, f), (q, _) in tried.items()}
-        return tried
+        self.notes["next steps"] = {str(_NEXT_STEPS[p]): round(q, 4) for p, q in sorted(quality.items())}
+        return _NEXT_STEPS[place]
 
     def _best(self, legs: Sequence[EdgeLeg]) -> int:
-        """The leg that alone ranks the probe's targets best; the first of equals."""
-        if len(legs) == 1:
+        """The leg that alone answers the judge best; the first of equals."""
+        if not legs:
             return 0
-        some = with_targets(self.holdout, _CHOICE_QUERIES)
-        quality = [self._quality(leg, some) for leg in legs]
+        quality = [self._quality(leg) for leg in legs]
         self.notes[f"{legs[0].relation} tried"] = [round(q, 4) for q in quality]
         return int(np.argmax(quality))
 
-    def _quality(self, leg: EdgeLeg, holdout: Holdout) -> float:
+    def _quality(self, leg: EdgeLeg) -> float:
         def score(queries: Queries) -> NDArray[np.float32]:
             return leg.sums(attention(queries, self.items, leg.memory)).astype(np.float32)
 
-        return validation_ndcg(score, holdout)
+        return validation_ndcg(score, self.judge)
 
     # Weights
 
@@ -204,13 +236,12 @@ class _Fit:
         self.notes |= {"cold_loss": best.loss, "cold_shares": best.shares}
         return best
 
-    def _learn_warm(self, derived: dict[str, EdgeLeg]) -> _Learned:
-        sources = self._sources(derived, self.rest)
+    def _learn_warm(self) -> _Learned:
+        sources = self._sources(self._derived(self.rest), self.rest)
         candidates = candidates_for(self.holdout, self.train.item_counts, self.context.seed)
         learned = self._fitted(sources.item_features(), sources, self.holdout, candidates, rank=10)
-        learned = self._balance(learned, sources)
         self.notes |= {"loss": learned.loss, "shares": learned.shares}
-        return learned
+        return self._balance(learned)
 
     def _learn_newcomers(self) -> _Learned | None:
         """Weights of people's attributes, learned on people whose history is taken away."""
@@ -226,30 +257,38 @@ class _Fit:
         self.notes["newcomer shares"] = learned.shares
         return learned
 
-    def _balance(self, learned: _Learned, sources: Sources) -> _Learned:
-        """The weights of whole groups of features, moved to where the first ten are best."""
+    def _balance(self, learned: _Learned) -> _Learned:
+        """The weights of whole groups of features, moved to where the judge's first ten are best."""
         groups: dict[str, list[Feature]] = {}
         for feature, weight in learned.weights.items():
             if weight:
                 groups.setdefault(_group(feature), []).append(feature)
-        if len(groups) < 2 or not len(self.holdout):
+        if not groups or not len(self.judge):
             return learned
+        sums = self._group_sums(learned, groups)
+        given = [getattr(self.settings, f"{group}_factor") for group in groups]
+        if len(groups) == 1 or None not in given:
+            factors = np.array([1.0 if factor is None else factor for factor in given])
+        else:
+            factors, quality = balanced(sums, with_targets(self.judge, sums.shape[1]), self.context.progress)
+            self.notes["balance"] = quality
+        by_group = dict(zip(groups, factors.tolist(), strict=True))
+        self.chosen |= {f"{g}_factor": f for g, f in by_group.items()}
+        weights = {f: w * by_group.get(_group(f), 1.0) for f, w in learned.weights.items()}
+        return replace(learned, weights=weights, level=_level(np.tensordot(factors, sums, axes=1), 10))
+
+    def _group_sums(self, learned: _Learned, groups: dict[str, list[Feature]]) -> NDArray[np.float32]:
+        """[G, Q, I]: what each group scores for the first Q questions of the judge."""
+        sources = self._sources(self._derived(self.ground), self.ground)
         wanted = max(_FEWEST_BALANCED, _BALANCE_CELLS // (len(groups) * max(1, self.items)))
-        some = with_targets(self.holdout, min(wanted, _CHOICE_QUERIES))
+        some = with_targets(self.judge, wanted)
         people, everything = self._attributes(some.queries), np.arange(self.items)
         sums = np.zeros((len(groups), len(some), self.items), np.float32)
         for number, features in enumerate(groups.values()):
             for feature in features:
                 part = tensor(sources, [feature], some.queries, people, everything)[0]
                 sums[number] += np.float32(learned.weights[feature]) * part
-        factors, quality = balanced(sums, some, self.context.progress)
-        self.notes["balance"] = dict(zip(groups, factors.tolist(), strict=True)) | {"ndcg": quality}
-        by_group = dict(zip(groups, factors.tolist(), strict=True))
-        weights = {f: w * by_group.get(_group(f), 1.0) for f, w in learned.weights.items()}
-        scores = np.tensordot(factors.astype(np.float32), sums, axes=1)
-        place = min(10, self.items) - 1
-        level = float(-np.partition(-scores, place, axis=1)[:, place].mean())
-        return replace(learned, weights=weights, level=level)
+        return sums
 
     def _fitted(
         self, features: list[Feature], sources: Sources, holdout: Holdout, candidates: Candidates, rank: int
@@ -264,8 +303,7 @@ class _Fit:
         weights, loss, shares = fit_weights(parts, holdout, candidates)
         weights = np.where(shares < self.settings.least_share, 0.0, weights)
         scores = np.tensordot(weights.astype(np.float32), parts, axes=1)
-        place = min(rank, scores.shape[1]) - 1
-        level = float(-np.partition(-scores, place, axis=1)[:, place].mean())
+        level = _level(scores, rank)
         told = {f.name: round(float(s), 4) for f, s in zip(features, shares, strict=True) if s > 0}
         return _Learned(dict(zip(features, weights.tolist(), strict=True)), told, loss, level)
 
@@ -277,15 +315,11 @@ class _Fit:
     # The graph that comes out
 
     def _final(self, warm: _Learned, cold: _Learned | None, newcomers: _Learned | None) -> Walkable:
-        edges = []
-        if "similar_memory" in self.chosen and warm.of(Feature("derived", "similar_to")):
-            leg = EdgeLeg("similar_to", self._similar(self.train), self.chosen["similar_memory"])
-            edges.append(leg.scaled(warm.of(Feature("derived", "similar_to"))))
-        if "next_past" in self.chosen and warm.of(Feature("derived", "next")):
-            past, future = self.chosen["next_past"], self.chosen["next_future"]
-            matrix = _damped(self._next(self.train, past, future), self.chosen["next_power"])
-            leg = EdgeLeg("next", matrix, self.chosen["next_memory"])
-            edges.append(leg.scaled(warm.of(Feature("derived", "next"))))
+        edges = [
+            leg.scaled(warm.of(Feature("derived", name)))
+            for name, leg in self._derived(self.train).items()
+            if warm.of(Feature("derived", name))
+        ]
         lean = self._leaning(warm, cold)
         facets = self._facets()
         strength = _Strength(warm, cold, lean)
@@ -329,7 +363,7 @@ class _Fit:
 
 def _group(feature: Feature) -> str:
     """Features that are balanced together."""
-    return feature.name if feature.kind == "derived" else "facts"
+    return feature.name.removesuffix("_to") if feature.kind == "derived" else "facts"
 
 
 @dataclass(frozen=True)
@@ -376,6 +410,12 @@ def attributes_of(queries: Queries, people: sp.csr_matrix) -> sp.csr_matrix:
         return sp.csr_matrix((len(queries), people.shape[1]))
     rows = sp.csr_matrix(people[np.where(known, queries.user, 0)])
     return sp.csr_matrix(sp.diags(known.astype(np.float64)) @ rows)
+
+
+def _level(scores: NDArray[np.floating], rank: int) -> float:
+    """The mean score in place `rank` of the lists."""
+    place = min(rank, scores.shape[1]) - 1
+    return float(-np.partition(-scores, place, axis=1)[:, place].mean()) if scores.size else 0.0
 
 
 def _damped(matrix: sp.csr_matrix, power: float) -> sp.csr_matrix:

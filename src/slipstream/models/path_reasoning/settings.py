@@ -26,6 +26,10 @@ class PathReasonerSettings(Settings):
     next_ridge: float = Field(100.0, gt=0)
     graph_memory: float | None = Field(None, ge=0)
     degree_exponent: float | None = Field(None, ge=0, le=2)
+    similar_factor: float | None = Field(None, ge=0)
+    next_factor: float | None = Field(None, ge=0)
+    facts_factor: float | None = Field(None, ge=0)
+    """What the learned weights of a whole group are multiplied with."""
     edges_per_item: int = Field(150, ge=1, le=2_000)
     """Derived edges that leave an item."""
     horizon: float | None = Field(None, ge=0, le=0.5)
