@@ -18,7 +18,7 @@ WAL mode with synchronous=FULL: a commit returns after its fsync.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import compress
 from pathlib import Path
 
@@ -26,9 +26,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from slipstream.errors import Busy, CorruptArtifact, SlipstreamError
+from slipstream.errors import BadInput, Busy, CorruptArtifact, SlipstreamError
 from slipstream.events import sqlite_tables as sql
-from slipstream.events.event import DEFAULT_KIND, EventBatch
+from slipstream.events.event import EventBatch
 from slipstream.events.sqlite_connections import RESTORE, Connection, Connections
 from slipstream.events.store import AppendResult, StoreState
 
@@ -54,6 +54,7 @@ class SqliteEventStore:
         self._writing, self._reading = self._connections.writing, self._connections.reading
         self._known: dict[str, int] = {}  # user numbers; touched under the write lock only
         self._known_at = (0, 0)
+        self._kinds: dict[int, str] = {}  # by number; kinds are never taken back
         with suppress(Busy):
             self.fold()
 
@@ -69,7 +70,11 @@ class SqliteEventStore:
         with self._writing() as db:
             last, folded, pending, forgotten, events = db.execute(sql.MARKS).fetchone()
             fresh = self._enter(db, names, forgotten)
-            is_new = self._insert(db, frame, [self._known[name] for name in names], keys, last)
+            kinds = self._kind_numbers(db, frame["kind"].to_list())
+            for row in outside:
+                kinds[row] |= sql.OUTSIDE
+            packed = sql.pack(keys, frame["value"].to_list(), kinds)
+            is_new = self._insert(db, frame, [self._known[name] for name in names], packed, last)
             stored = int(is_new.sum())
             if fresh and stored < frame.height:
                 self._undo_users(db, fresh.difference(compress(names, is_new)))
@@ -88,23 +93,44 @@ class SqliteEventStore:
         return small or pending + stored >= min(max(self.fold_at, events // 8), self.fold_at_most)
 
     def _insert(
-        self, db: Connection, frame: pl.DataFrame, users: list[int], keys: list[bytes], last: int
+        self, db: Connection, frame: pl.DataFrame, users: list[int], packed: list[bytes], last: int
     ) -> NDArray[np.bool_]:
         """Write the rows to the log under arrivals `last + 1 …`, all but those whose key is there already.
 
         True where a row was written, [rows].
         """
         times = [sql.NO_TIME if time_us is None else time_us for time_us in frame["time_us"].to_list()]
-        kinds = [None if kind == DEFAULT_KIND else kind for kind in frame["kind"].to_list()]
-        columns = (times, frame["item_id"].to_list(), kinds, frame["value"].to_list())
-        arrivals = range(last + 1, last + 1 + len(keys))
-        written = db.executemany(sql.ADD_EVENT, zip(arrivals, users, *columns, keys, strict=True))
-        is_new = np.ones(len(keys), bool)
-        if written.rowcount != len(keys):
+        arrivals = range(last + 1, last + 1 + len(users))
+        rows = zip(arrivals, users, times, frame["item_id"].to_list(), packed, strict=True)
+        written = db.executemany(sql.ADD_EVENT, rows).rowcount
+        is_new = np.ones(len(users), bool)
+        if written != len(users):
             is_new[:] = False
             for (arrival,) in db.execute(sql.ARRIVED, (last,)):
                 is_new[arrival - last - 1] = True
         return is_new
+
+    def _kind_numbers(self, db: Connection, names: Sequence[str]) -> list[int]:
+        """The number of each kind, [rows]; a new kind gets the next."""
+        known = {name: number for number, name in self._kinds.items()}
+        if not known.keys() >= set(names):
+            self._kinds = dict(db.execute(sql.KINDS))
+            known = {name: number for number, name in self._kinds.items()}
+            for name in dict.fromkeys(name for name in names if name not in known):
+                if len(known) >= sql.KINDS_AT_MOST:
+                    raise BadInput(
+                        f"{self.path} holds {len(known):,} kinds of event, {name!r} is one too many"
+                    )
+                known[name] = len(known)
+                db.execute(sql.ADD_KIND, (known[name], name))
+        return [known[name] for name in names]
+
+    def _kind_names(self, db: Connection, numbers: NDArray[np.uint16]) -> list[str]:
+        codes = (numbers & ~np.uint16(sql.OUTSIDE)).tolist()
+        if not self._kinds.keys() >= set(codes):
+            self._kinds = dict(db.execute(sql.KINDS))
+        names = self._kinds
+        return [names[code] for code in codes]
 
     def _enter(self, db: Connection, user_ids: Sequence[str], forgotten: int) -> set[str]:
         """Know the number of every user; those who had none get the next. Returns those."""
@@ -162,9 +188,13 @@ class SqliteEventStore:
             user = self._number(db, user_id)
             tail = self._tail(db, user)
             lean = [] if tail else db.execute(sql.NEWEST_LEAN, (user, limit)).fetchall()
-            if lean and all(len(row[4]) != sql.OUTSIDE_BYTES for row in lean):
-                *columns, keys = zip(*lean, strict=True)
-                return sql.frame_of([key.hex() for key in keys], [user_id] * len(lean), *columns)
+            if lean:
+                with self._decoding():
+                    times, items, packed = zip(*lean, strict=True)
+                    ids, values, kinds = sql.unpack(packed)
+                    if kinds.max() < sql.OUTSIDE:
+                        names = self._kind_names(db, kinds)
+                        return sql.frame_of(ids, [user_id] * len(lean), items, names, values, times)
             rows = db.execute(sql.NEWEST, (user, limit)).fetchall()
             if tail:
                 rows = sorted(rows + tail, key=lambda row: (row[1], row[0]), reverse=True)[:limit]
@@ -211,23 +241,41 @@ class SqliteEventStore:
         with_arrival: bool = False,
     ) -> pl.DataFrame:
         """Rows as a frame in EVENT_SCHEMA; all of `user_id`, or of the people whose numbers they hold."""
-        arrivals, times, items, kinds, values, keys, *users = zip(*rows, strict=True) if rows else [()] * 6
-        user_ids = self._user_ids(db, users[0]) if users else [user_id or ""] * len(rows)
-        event_ids = self._event_ids(db, keys, arrivals)
-        return sql.frame_of(
-            event_ids, user_ids, times, items, kinds, values, arrivals if with_arrival else None
-        )
+        arrivals, times, items, packed, *users = zip(*rows, strict=True) if rows else [()] * 4
+        with self._decoding():
+            ids, values, kinds = sql.unpack(packed)
+            return sql.frame_of(
+                self._chosen_ids(db, ids, kinds, arrivals),
+                self._user_ids(db, users[0]) if users else [user_id or ""] * len(rows),
+                items,
+                self._kind_names(db, kinds),
+                values,
+                times,
+                arrivals if with_arrival else None,
+            )
+
+    @contextmanager
+    def _decoding(self) -> Iterator[None]:
+        """A number that stands for nothing, or a row of another length, is damage."""
+        try:
+            yield
+        except (KeyError, ValueError) as error:
+            raise CorruptArtifact(f"{self.path} is damaged: {error}", hint=RESTORE) from error
 
     def _user_ids(self, db: Connection, numbers: Sequence[int]) -> list[str]:
         known = dict(db.execute(sql.USER_NAMES, (sql.json_list(set(numbers)),)))
         return [known[number] for number in numbers]
 
-    def _event_ids(self, db: Connection, keys: Sequence[bytes], arrivals: Sequence[int]) -> list[str]:
-        outside = [a for a, key in zip(arrivals, keys, strict=True) if len(key) == sql.OUTSIDE_BYTES]
-        if not outside:
-            return [key.hex() for key in keys]
-        given = dict(db.execute(sql.OUTSIDE_NAMES, (sql.json_list(outside),)))
-        return [given.get(a) or key.hex() for a, key in zip(arrivals, keys, strict=True)]
+    def _chosen_ids(
+        self, db: Connection, ids: list[str], kinds: NDArray[np.uint16], arrivals: Sequence[int]
+    ) -> list[str]:
+        """The ids, those that callers chose as they wrote them."""
+        rows = np.flatnonzero(kinds >= sql.OUTSIDE).tolist()
+        if rows:
+            given = dict(db.execute(sql.OUTSIDE_NAMES, (sql.json_list(arrivals[row] for row in rows),)))
+            for row in rows:
+                ids[row] = given[arrivals[row]]
+        return ids
 
     # Forgetting, checking, closing
 

@@ -270,7 +270,9 @@ class _Fit:
         if len(groups) == 1 or None not in given:
             factors = np.array([1.0 if factor is None else factor for factor in given])
         else:
-            factors, quality = balanced(sums, with_targets(self.judge, sums.shape[1]), self.context.progress)
+            some = with_targets(self.judge, sums.shape[1])
+            keep = np.array([group == "facts" for group in groups])
+            factors, quality = balanced(sums, keep, some, self.context.progress)
             self.notes["balance"] = quality
         by_group = dict(zip(groups, factors.tolist(), strict=True))
         self.chosen |= {f"{g}_factor": f for g, f in by_group.items()}

@@ -268,12 +268,16 @@ _WORTH_IT = 1.002  # a factor is taken when NDCG grows by more than this
 
 
 def balanced(
-    groups: NDArray[np.float32], holdout: Holdout, progress: Progress = silent
+    groups: NDArray[np.float32],
+    keep: NDArray[np.bool_],
+    holdout: Holdout,
+    progress: Progress = silent,
 ) -> tuple[NDArray[np.float64], list[float]]:
     """(factors [G], NDCG@10 before and after) by coordinate search from all ones.
 
     The loss counts every item alike; people look at ten. groups: [G, Q, I], weighted sums of features, for
-    all items. Two rounds; O(G x 12) rankings.
+    all items. keep: [G], groups that may become small but not vanish: facts, which can be told as reasons.
+    Two rounds; O(G x 12) rankings.
     """
     factors = np.ones(len(groups))
     quality = _ndcg(groups, factors, holdout)
@@ -281,7 +285,7 @@ def balanced(
     for _ in range(2):
         for group in range(len(groups)):
             base = factors[group]
-            for factor in _FACTORS:
+            for factor in _FACTORS[1:] if keep[group] else _FACTORS:
                 progress(tried, steps, "balancing paths")
                 tried += 1
                 other = factors.copy()

@@ -1,0 +1,181 @@
+"""How fast are path sums, the best paths and whole answers, and how much of a score do three paths carry?
+
+    python benchmarks/paths.py --data DATA_FOLDER/ml-1m-kg [--board split] [--users 300]
+
+1. One person at a time: scores of all items, the best ten, three paths for each (p50, p95, p99), and one
+   explanation alone. 2. All people in batches. 3. The share of the score that the best three paths carry, and
+   whether parts add up. 4. The exact sum over simple paths of at most three hops on the plain graph (people,
+   items, entities; all gammas 1) against `networkx.all_simple_paths`, which walks them one by one; both count
+   the same paths. One thread for the numeric libraries (set OPENBLAS_NUM_THREADS=1).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+import networkx
+import numpy as np
+import scipy
+from numpy.typing import NDArray
+
+from slipstream.dataset.queries import Queries
+from slipstream.evaluation.arena import Arena, open_arenas
+from slipstream.graph.paths import WeightedGraph, best_paths, path_sums
+from slipstream.inference.retriever import top_k
+from slipstream.models.kg.path_reasoner import PathReasoner
+from slipstream.models.recommender import FitContext
+from slipstream.models.validation import seen_mask
+
+Floats = NDArray[np.float64]
+
+
+def main() -> None:
+    options = _options()
+    print(f"command: python {' '.join(sys.argv)}")
+    print(
+        f"machine: {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; python"
+        f" {platform.python_version()}, numpy {np.__version__}, scipy {scipy.__version__}, networkx"
+        f" {networkx.__version__}; BLAS threads {os.environ.get('OPENBLAS_NUM_THREADS', 'default')}"
+    )
+    (arena,) = open_arenas(options.data, [options.board])
+    wall, cpu = time.perf_counter(), time.process_time()
+    model = PathReasoner.fit(arena.data, PathReasoner.preset(arena.data), FitContext(seed=options.seed))
+    print(f"fit: {time.perf_counter() - wall:.1f} s, {time.process_time() - cpu:.1f} CPU s")
+    queries = arena.board.test.queries
+    chosen = np.sort(np.random.default_rng(options.seed).permutation(len(queries))[: options.users])
+    answers = _one_by_one(model, queries, chosen)
+    _batch(model, queries)
+    _carried(model, queries, chosen, answers)
+    _against_networkx(arena, options.paths_users, options.seed)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--board", default="split")
+    parser.add_argument("--users", type=int, default=300)
+    parser.add_argument("--paths-users", type=int, default=5, help="people whose paths networkx enumerates")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def _one_by_one(model: PathReasoner, queries: Queries, chosen: NDArray[np.int64]) -> list[NDArray[np.int32]]:
+    model.score(queries.part(0, 1))  # what is built on first use
+    model.paths(queries.part(0, 1), 0, 1)
+    whole, score_only, explain, answers = [], [], [], []
+    for row in chosen:
+        query = queries.part(int(row), int(row) + 1)
+        start = time.perf_counter()
+        scores = model.score(query)
+        items, _ = top_k(scores, 10, excluded=seen_mask(query, scores.shape[1]))
+        scored = time.perf_counter()
+        for item in items[0]:
+            before = time.perf_counter()
+            model.paths(query, int(item), 3)
+            explain.append(time.perf_counter() - before)
+        whole.append(time.perf_counter() - start)
+        score_only.append(scored - start)
+        answers.append(items[0])
+    for name, times in (
+        ("score + top 10", score_only),
+        ("score + top 10 + 3 paths each", whole),
+        ("one explanation", explain),
+    ):
+        p50, p95, p99 = np.percentile(np.array(times) * 1e3, [50, 95, 99])
+        print(f"one person: {name:32} p50 {p50:6.2f} ms, p95 {p95:6.2f}, p99 {p99:6.2f}")
+    return answers
+
+
+def _batch(model: PathReasoner, queries: Queries) -> None:
+    rates = []
+    for _ in range(3):
+        wall, cpu = time.perf_counter(), time.process_time()
+        for _, part in queries.batches(1024):
+            model.score(part)
+        rates.append(
+            (len(queries) / (time.perf_counter() - wall), len(queries) / (time.process_time() - cpu))
+        )
+    wall_rate, cpu_rate = sorted(rates)[1]
+    print(f"batch: {wall_rate:.0f} people/s, {cpu_rate:.0f} per CPU second (median of 3)")
+
+
+def _carried(
+    model: PathReasoner, queries: Queries, chosen: NDArray[np.int64], answers: list[NDArray[np.int32]]
+) -> None:
+    shares, counts, errors = [], [], []
+    for row, items in zip(chosen[:100], answers[:100], strict=True):
+        query = queries.part(int(row), int(row) + 1)
+        scores = model.score(query)[0]
+        for item in items:
+            paths = model.paths(query, int(item), 1_000_000)
+            shares.append(sum(p.share for p in paths[:3]))
+            counts.append(len(paths))
+            errors.append(abs(sum(p.score for p in paths) - scores[item]) / scores[item])
+    low, middle, high = np.percentile(shares, [10, 50, 90])
+    print(
+        f"best three paths carry: median {middle:.2f} (p10 {low:.2f}, p90 {high:.2f}) of a score;"
+        f" {np.median(counts):.0f} paths an item (median); largest error of a sum {max(errors):.1e}"
+    )
+
+
+def _against_networkx(arena: Arena, people: int, seed: int) -> None:
+    graph, first_user = _plain_graph(arena)
+    print(f"plain graph: {graph.node_count} nodes, {len(graph.tail)} directed edges, paths of at most 3 hops")
+    outside = networkx.MultiDiGraph()
+    outside.add_nodes_from(range(graph.node_count))
+    outside.add_edges_from(
+        zip(graph.head.tolist(), graph.tail.tolist(), graph.relation.tolist(), strict=True)
+    )
+    train = arena.board.train
+    users = np.random.default_rng(seed).permutation(train.user_count)[:people]
+    for user in users:
+        source, touched = first_user + int(user), set(train.history(int(user)).tolist())
+        ours = []
+        for _ in range(5):
+            start = time.perf_counter()
+            sums = path_sums(graph, np.array([source]))[0]
+            ours.append(time.perf_counter() - start)
+        fresh = [t for t in range(train.item_count) if t not in touched]
+        target = max(fresh, key=lambda t: sums[t])
+        start = time.perf_counter()
+        best_paths(graph, source, target, 3)
+        one = time.perf_counter() - start
+        start = time.perf_counter()
+        counted = sum(1 for _ in networkx.all_simple_paths(outside, source, set(fresh), cutoff=3))
+        theirs = time.perf_counter() - start
+        middle = sorted(ours)[2]
+        print(
+            f"  person with {len(touched)} items: {counted} paths; networkx {theirs:.2f} s, ours {middle * 1e3:.1f} ms"
+            f" ({theirs / middle:.0f}x), counts {'equal' if round(float(sums[fresh].sum())) == counted else 'DIFFER'};"
+            f" best 3 of one item {one * 1e3:.1f} ms"
+        )
+
+
+def _plain_graph(arena: Arena) -> tuple[WeightedGraph, int]:
+    """Items, entities and people as nodes; facts and events as edges in both directions, gamma 1."""
+    linked, train = arena.data.graph, arena.board.train
+    if linked is None:
+        raise SystemExit("this folder has no graph")
+    edges, first_user = linked.edges, linked.node_count
+    events = train.matrix().tocoo()
+    ends = [
+        (edges.head, edges.tail),
+        (edges.tail, edges.head),
+        (first_user + events.row, events.col),
+        (events.col, first_user + events.row),
+    ]
+    relations = len(linked.graph.relations)
+    kinds = [edges.relation.astype(int), edges.relation + relations, np.full(events.nnz, 2 * relations)]
+    head, tail = (np.concatenate([e[side] for e in ends]) for side in (0, 1))
+    relation = np.concatenate([*kinds, kinds[2] + 1])
+    nodes = first_user + train.user_count
+    return WeightedGraph.of(head, relation, tail, np.ones(len(head)), nodes), first_user
+
+
+if __name__ == "__main__":
+    main()
