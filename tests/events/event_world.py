@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from slipstream.events.event import EVENT_SCHEMA, EventBatch
-from slipstream.events.store import AppendResult, StoreState
+from slipstream.events.store import NO_TIME_US, AppendResult, Recent, StoreState
 
 START_US = 1_700_000_000_000_000
 
@@ -77,6 +77,12 @@ class ListStore:
 
     def history(self, user_id: str, limit: int = 200) -> pl.DataFrame:
         return self._frame(self._ordered(self._of(user_id))[::-1][:limit])
+
+    def recent(self, user_id: str, limit: int = 200) -> Recent:
+        rows = self.history(user_id, limit)
+        values = rows["value"].fill_null(float("nan")).to_numpy()
+        times = rows["time_us"].fill_null(NO_TIME_US).to_numpy()
+        return Recent(rows["item_id"].to_list(), rows["kind"].to_list(), values, times)
 
     def event_count(self, user_id: str | None = None) -> int:
         return len(self._rows if user_id is None else self._of(user_id))

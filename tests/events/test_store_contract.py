@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from event_world import ListStore, batch
@@ -47,6 +48,7 @@ def test_an_empty_store_answers_everything_with_nothing(store: EventStore) -> No
     assert store.event_count() == 0
     assert store.event_count("nobody") == 0
     assert store.history("nobody").schema == EVENT_SCHEMA
+    assert len(store.recent("nobody")) == 0
     assert list(store.scan()) == []
     assert list(store.scan_by_user()) == []
     assert store.changes_since(0).height == 0
@@ -116,6 +118,7 @@ def test_history_is_newest_first_and_sees_what_was_just_appended(store: EventSto
     store.append(batch(("ann", "now", 3)))
     assert store.history("ann", limit=2)["item_id"].to_list() == ["now", "8"]
     assert store.history("bob")["user_id"].to_list() == ["bob"]
+    assert store.recent("ann", 3).items == ["now", "8", "5"]
 
 
 def test_changes_are_seen_in_order_of_arrival_by_all_and_by_person(store: EventStore) -> None:
@@ -189,6 +192,10 @@ def test_any_course_of_events_ends_as_in_the_list(
         for user in ("u1", "u10", "ü", "nobody"):
             assert store.event_count(user) == oracle.event_count(user)
             assert_frame_equal(store.history(user, limit), oracle.history(user, limit))
+            lean, expected = store.recent(user, limit), oracle.recent(user, limit)
+            assert (lean.items, lean.kinds) == (expected.items, expected.kinds)
+            np.testing.assert_array_equal(lean.values, expected.values)
+            np.testing.assert_array_equal(lean.times_us, expected.times_us)
             for after in (0, 3):
                 ours = store.changes_since(after, user_id=user).drop("arrival")
                 assert_frame_equal(ours, oracle.changes_since(after, user_id=user).drop("arrival"))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from slipstream.dataset.queries import query_of
 from slipstream.dataset.snapshot import snapshot_of
 from slipstream.dataset.vocabulary import Vocabulary
-from slipstream.features.events import event_features, gap_bin
+from slipstream.features.events import event_features, event_lines, gap_bin
 from slipstream.features.items import item_features
 from slipstream.features.text import words
 from slipstream.features.users import strongest, taste_profile, user_features
@@ -132,3 +132,12 @@ def test_without_a_clock_there_are_no_time_features() -> None:
 @pytest.mark.parametrize(("minutes", "expected"), [(0, 0), (0.5, 1), (1, 2), (3, 3), (1e9, 15)])
 def test_gap_bins_are_logarithmic(minutes: float, expected: int) -> None:
     assert gap_bin(np.array([int(minutes * 60e6)]))[0] == expected
+
+
+def test_the_words_about_events_are_true_of_them() -> None:
+    frame = pl.DataFrame(
+        {"user_id": ["u", "u", "v"], "item_id": ["a", "a", "a"], "time_us": [0, 60_000_000, 3_600_000_000]}
+    )
+    said = event_lines(event_features(snapshot_of(frame)))
+    assert said[0].startswith("popularity as of the event: 1 earlier events of the item at the median")
+    assert "100% of the events follow the last" in said[1]

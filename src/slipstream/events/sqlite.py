@@ -30,7 +30,7 @@ from slipstream.errors import BadInput, Busy, CorruptArtifact, SlipstreamError
 from slipstream.events import sqlite_tables as sql
 from slipstream.events.event import EventBatch
 from slipstream.events.sqlite_connections import RESTORE, Connection, Connections
-from slipstream.events.store import AppendResult, StoreState
+from slipstream.events.store import AppendResult, Recent, StoreState
 
 KNOWN_AT_MOST = 1 << 18  # user numbers kept in memory, about 30 MB
 
@@ -186,19 +186,25 @@ class SqliteEventStore:
     def history(self, user_id: str, limit: int = 200) -> pl.DataFrame:
         with self._reading() as db:
             user = self._number(db, user_id)
-            tail = self._tail(db, user)
-            lean = [] if tail else db.execute(sql.NEWEST_LEAN, (user, limit)).fetchall()
-            if lean:
-                with self._decoding():
-                    times, items, packed = zip(*lean, strict=True)
-                    ids, values, kinds = sql.unpack(packed)
-                    if kinds.max() < sql.OUTSIDE:
-                        names = self._kind_names(db, kinds)
-                        return sql.frame_of(ids, [user_id] * len(lean), items, names, values, times)
-            rows = db.execute(sql.NEWEST, (user, limit)).fetchall()
-            if tail:
-                rows = sorted(rows + tail, key=lambda row: (row[1], row[0]), reverse=True)[:limit]
-            return self._frame(db, rows, user_id)
+            return self._frame(db, self._newest(db, user, limit, self._tail(db, user)), user_id)
+
+    def recent(self, user_id: str, limit: int = 200) -> Recent:
+        with self._reading() as db:
+            user = self._number(db, user_id)
+            if tail := self._tail(db, user):
+                rows = [row[1:] for row in self._newest(db, user, limit, tail)]
+            else:
+                rows = db.execute(sql.NEWEST_LEAN, (user, limit)).fetchall()
+            times, items, packed = zip(*rows, strict=True) if rows else [()] * 3
+            with self._decoding():
+                _, values, kinds = sql.unpack(packed)
+                return Recent(list(items), self._kind_names(db, kinds), values, np.array(times, np.int64))
+
+    def _newest(self, db: Connection, user: int, limit: int, tail: list[sql.Row]) -> list[sql.Row]:
+        rows: list[sql.Row] = db.execute(sql.NEWEST, (user, limit)).fetchall()
+        if tail:
+            rows = sorted(rows + tail, key=lambda row: (row[1], row[0]), reverse=True)[:limit]
+        return rows
 
     def changes_since(self, arrival: int, *, user_id: str | None = None, limit: int = 10_000) -> pl.DataFrame:
         with self._reading() as db:
@@ -243,9 +249,9 @@ class SqliteEventStore:
         """Rows as a frame in EVENT_SCHEMA; all of `user_id`, or of the people whose numbers they hold."""
         arrivals, times, items, packed, *users = zip(*rows, strict=True) if rows else [()] * 4
         with self._decoding():
-            ids, values, kinds = sql.unpack(packed)
+            blob, values, kinds = sql.unpack(packed)
             return sql.frame_of(
-                self._chosen_ids(db, ids, kinds, arrivals),
+                self._chosen_ids(db, sql.spelled(blob), kinds, arrivals),
                 self._user_ids(db, users[0]) if users else [user_id or ""] * len(rows),
                 items,
                 self._kind_names(db, kinds),

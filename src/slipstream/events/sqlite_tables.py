@@ -17,10 +17,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from slipstream.events.event import DEFAULT_KIND, EVENT_SCHEMA
+from slipstream.events.store import NO_TIME_US as NO_TIME
 
 FORMAT = 1
 APPLICATION = 0x736C6970  # "slip": tells our files from other SQLite files
-NO_TIME = -(2**63)  # a null time: sorts before every other, and may stand in a primary key
 OUTSIDE = 0x8000  # set in the kind of an event whose id the caller chose: its key is a hash
 KINDS_AT_MOST = OUTSIDE
 PACKED = np.dtype([("key", "V16"), ("value", "<f8"), ("kind", "<u2")])
@@ -83,7 +83,7 @@ BY_USER = (
 )
 SINCE = f"SELECT {_ALL} FROM log WHERE arrival > ? ORDER BY arrival LIMIT ?"
 NEWEST = f"SELECT {_FIELDS} FROM histories WHERE user = ? ORDER BY time_us DESC, arrival DESC LIMIT ?"
-NEWEST_LEAN = NEWEST.replace("arrival, time_us", "time_us", 1)  # arrivals are needed for chosen ids only
+NEWEST_LEAN = NEWEST.replace("arrival, time_us", "time_us", 1)
 OF_USER = f"SELECT {_FIELDS} FROM histories WHERE user = ? AND arrival > ?"
 TAIL_OF_USER = f"SELECT {_FIELDS} FROM log WHERE arrival > ? AND user = ?"
 COUNT = "SELECT events FROM state"
@@ -153,14 +153,19 @@ def pack(keys: Sequence[bytes], values: Sequence[float | None], kinds: Sequence[
     return [blob[start : start + size] for start in range(0, len(blob), size)]
 
 
-def unpack(packed: Sequence[bytes]) -> tuple[list[str], NDArray[np.float64], NDArray[np.uint16]]:
-    """(event ids as the keys spell them, values, kinds), each [rows]."""
-    blob, size = b"".join(packed), PACKED.itemsize
-    if len(blob) != size * len(packed):
+def unpack(packed: Sequence[bytes]) -> tuple[bytes, NDArray[np.float64], NDArray[np.uint16]]:
+    """(all rows in one, for `spelled`; values; kinds)."""
+    blob = b"".join(packed)
+    if len(blob) != PACKED.itemsize * len(packed):
         raise ValueError("a packed row has another length")
-    rows, digits = np.frombuffer(blob, PACKED), blob.hex()
-    ids = [digits[start : start + 32] for start in range(0, len(digits), 2 * size)]
-    return ids, np.ascontiguousarray(rows["value"]), np.ascontiguousarray(rows["kind"])
+    rows = np.frombuffer(blob, PACKED)
+    return blob, rows["value"].copy(), rows["kind"].copy()
+
+
+def spelled(blob: bytes) -> list[str]:
+    """The event ids that the keys of packed rows spell."""
+    digits = blob.hex()
+    return [digits[start : start + 32] for start in range(0, len(digits), 2 * PACKED.itemsize)]
 
 
 def json_list(numbers: Iterable[int]) -> str:

@@ -36,6 +36,26 @@ class StoreState:
     forgotten: int
 
 
+NO_TIME_US = -(2**63)
+"""Stands for a null time in arrays; sorts before every other."""
+
+
+@dataclass(frozen=True)
+class Recent:
+    """The newest events of a person, newest first, as columns [rows] without ids: what serving reads.
+
+    values: NaN for none. times_us: NO_TIME_US for none.
+    """
+
+    items: list[str]
+    kinds: list[str]
+    values: NDArray[np.float64]
+    times_us: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
 class EventStore(Protocol):
     """The log of events. Frames have EVENT_SCHEMA; those of `changes_since` also have `arrival` (Int64).
 
@@ -63,6 +83,9 @@ class EventStore(Protocol):
 
         Sees every append that has returned, in this process or another.
         """
+
+    def recent(self, user_id: str, limit: int = 200) -> Recent:
+        """The same events as `history`, leaner: no ids and no frame, which is half of the time."""
 
     def event_count(self, user_id: str | None = None) -> int:
         """How many events there are, of one person or of all."""

@@ -15,6 +15,8 @@ from slipstream.dataset.snapshot import Snapshot
 HOUR_US = 3_600_000_000
 DAY_US = 24 * HOUR_US
 GAP_BINS = 16
+SITTING_BINS = 6
+SITTING_MINUTES = 63  # bin 6 ends there: 2^6 - 1
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,22 @@ def event_features(snapshot: Snapshot) -> EventFeatures:
         weekday=((time // DAY_US + 3) % 7).astype(np.int8),  # 1970-01-01 was a Thursday
         gap_bin=gap_bin(gap),
     )
+
+
+def event_lines(features: EventFeatures) -> list[str]:
+    """What the event features say about the data, for people."""
+    half, most = (int(np.quantile(features.popularity, q)) for q in (0.5, 0.99))
+    told = [
+        f"popularity as of the event: {half:,} earlier events of the item at the median, {most:,} at 99 %"
+    ]
+    if features.hour is not None and features.weekday is not None and features.gap_bin is not None:
+        hours = np.bincount(features.hour, minlength=24)
+        inside = float((features.gap_bin[features.position > 0] <= SITTING_BINS).mean())
+        busiest = f"the busiest hour is {int(hours.argmax())}:00 UTC"
+        told.append(
+            f"time: {busiest}; {inside:.0%} of the events follow the last within {SITTING_MINUTES} minutes"
+        )
+    return told
 
 
 def gap_bin(gap_us: NDArray[np.int64]) -> NDArray[np.int8]:

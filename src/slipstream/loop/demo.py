@@ -11,11 +11,13 @@ import polars as pl
 
 from slipstream.config import thread_count
 from slipstream.dataset.cleaning import CleaningRules
+from slipstream.dataset.snapshot import Snapshot
 from slipstream.errors import UnknownName
 from slipstream.evaluation.report import write_report
 from slipstream.evaluation.tables import all_metrics
 from slipstream.events.event import EventBatch
 from slipstream.events.public_data import PublicData, fetch
+from slipstream.features.events import event_features, event_lines
 from slipstream.loop.narrator import Rows
 from slipstream.loop.releasing import Released
 from slipstream.loop.telling import tell_columns, tell_slate, tell_suite
@@ -112,6 +114,8 @@ def _prepare(space: Workspace) -> None:
     say.heading("3 · features and graph")
     tell_columns("item features", prepared.item_columns, say)
     tell_columns("user features", prepared.user_columns, say)
+    for line in event_lines(event_features(Snapshot.open(space.home.snapshot))):
+        say.line(line)
     if prepared.graph is not None:
         for line in prepared.graph.lines():
             say.line(line)

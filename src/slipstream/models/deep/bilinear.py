@@ -31,7 +31,7 @@ from slipstream.models.recommender import FitContext, FitReport, ScoreMatrix, Tr
 from slipstream.models.validation import best_of, sample_holdout, validation_ndcg
 
 WEIGHTS = "weights.safetensors"
-FULL_SOFTMAX_ITEMS = 30_000
+FULL_SOFTMAX_ITEMS = 2_000
 MIDDLE, HALF_LIVES = 5.0, (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Events; what is tried on validation once the vectors are learned, and what serves without one."""
 
@@ -39,11 +39,11 @@ MIDDLE, HALF_LIVES = 5.0, (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 class BilinearSettings(Settings):
     """The defaults suit a hundred thousand events; `preset` follows the data."""
 
-    dim: int = Field(64, ge=1, le=1024)
+    dim: int = Field(128, ge=1, le=1024)
     epochs: int = Field(14, ge=1)
     lr: float = Field(0.01, gt=0)
     weight_decay: float = Field(0.1, ge=0)
-    dropout: float = Field(0.5, ge=0, lt=1)
+    dropout: float = Field(0.3, ge=0, lt=1)
     loss: Literal["softmax", "sampled", "logistic"] = "softmax"
     negatives: int = Field(512, ge=1)
     users_per_batch: int = Field(64, ge=1)
@@ -85,19 +85,16 @@ class Bilinear:
 
     @classmethod
     def preset(cls, data: TrainingData) -> BilinearSettings:
-        """Shorter and wider for larger data; a sample of the items where all of them are too many."""
+        """All items in the softmax where they are few, a sample where not; the rest by the log's shape."""
         train = data.train
-        loss: Literal["softmax", "sampled"] = (
-            "softmax" if train.item_count <= FULL_SOFTMAX_ITEMS else "sampled"
-        )
         memory = None if train.ordered else 0.0
-        if train.event_count > 500_000:
-            return BilinearSettings(epochs=12, users_per_batch=128, loss=loss, dropout=0.3, half_life=memory)
-        if train.event_count < 20 * max(1, train.user_count):
-            return BilinearSettings(
-                epochs=25, users_per_batch=256, events_per_user=8, loss=loss, half_life=memory
-            )
-        return BilinearSettings(loss=loss, half_life=memory)
+        if train.item_count <= FULL_SOFTMAX_ITEMS and train.event_count <= 500_000:
+            return BilinearSettings(half_life=memory)
+        sampled = BilinearSettings(loss="sampled", negatives=1024, users_per_batch=128, half_life=memory)
+        if train.event_count >= 20 * train.user_count:
+            return sampled
+        sparse = {"epochs": 10, "users_per_batch": 256, "events_per_user": 8, "dropout": 0.5}
+        return sampled.model_copy(update=sparse)
 
     @classmethod
     def fit(cls, data: TrainingData, settings: Settings, context: FitContext) -> Self:
