@@ -115,7 +115,8 @@ def _carried(
             paths = model.paths(query, int(item), 1_000_000)
             shares.append(sum(p.share for p in paths[:3]))
             counts.append(len(paths))
-            errors.append(abs(sum(p.score for p in paths) - scores[item]) / scores[item])
+            score = float(scores[item])
+            errors.append(abs(sum(p.score for p in paths) - score) / score)
     low, middle, high = np.percentile(shares, [10, 50, 90])
     print(
         f"best three paths carry: median {middle:.2f} (p10 {low:.2f}, p90 {high:.2f}) of a score;"

@@ -30,7 +30,7 @@ from slipstream.errors import BadInput, Busy, CorruptArtifact, SlipstreamError
 from slipstream.events import sqlite_tables as sql
 from slipstream.events.event import EventBatch
 from slipstream.events.sqlite_connections import RESTORE, Connection, Connections
-from slipstream.events.store import AppendResult, Recent, StoreState
+from slipstream.events.store import NO_TIME_US, AppendResult, Recent, StoreState
 
 KNOWN_AT_MOST = 1 << 18  # user numbers kept in memory, about 30 MB
 
@@ -99,7 +99,7 @@ class SqliteEventStore:
 
         True where a row was written, [rows].
         """
-        times = [sql.NO_TIME if time_us is None else time_us for time_us in frame["time_us"].to_list()]
+        times = [NO_TIME_US if time_us is None else time_us for time_us in frame["time_us"].to_list()]
         arrivals = range(last + 1, last + 1 + len(users))
         rows = zip(arrivals, users, times, frame["item_id"].to_list(), packed, strict=True)
         written = db.executemany(sql.ADD_EVENT, rows).rowcount

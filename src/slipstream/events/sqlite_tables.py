@@ -17,7 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from slipstream.events.event import DEFAULT_KIND, EVENT_SCHEMA
-from slipstream.events.store import NO_TIME_US as NO_TIME
+from slipstream.events.store import NO_TIME_US
 
 FORMAT = 1
 APPLICATION = 0x736C6970  # "slip": tells our files from other SQLite files
@@ -210,7 +210,7 @@ def _value_column(values: NDArray[np.float64]) -> pl.Series:
 
 
 def _time_column(times: NDArray[np.int64]) -> pl.Series:
-    if times.min() == NO_TIME:
-        known = [None if time_us == NO_TIME else time_us for time_us in times.tolist()]
+    if times.min() == NO_TIME_US:
+        known = [None if time_us == NO_TIME_US else time_us for time_us in times.tolist()]
         return pl.Series("time_us", known, pl.Int64())
     return pl.Series("time_us", times)

@@ -91,7 +91,8 @@ def _events(home: Home) -> str:
     if not home.events.exists():
         return "none yet"
     with SqliteEventStore(home.events) as store:
-        return f"{store.event_count():,} stored"
+        store.verify()
+        return f"{store.event_count():,} stored, log and histories agree"
 
 
 def _snapshot(home: Home) -> str:

@@ -7,6 +7,7 @@ import shutil
 import polars as pl
 
 from slipstream.config import Home
+from slipstream.events.rejects import forget_in_rejects
 from slipstream.events.sqlite import SqliteEventStore
 from slipstream.loop.tables import read_table_of, table_path, write_parquet
 
@@ -21,6 +22,7 @@ def forget(home: Home, user_id: str) -> int:
     if home.events.exists():
         with SqliteEventStore(home.events) as store:
             removed = store.forget(user_id)
+    forget_in_rejects(home.rejects, user_id)
     people = read_table_of(home, "users")
     if people is not None and user_id in people["user_id"]:
         write_parquet(people.filter(pl.col("user_id") != user_id), table_path(home, "users"))

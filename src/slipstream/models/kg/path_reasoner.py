@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Self
 
 import numpy as np
@@ -33,7 +34,7 @@ from slipstream.config import Settings
 from slipstream.dataset.queries import Queries
 from slipstream.models.path_reasoning.attention import attention, event_ranks
 from slipstream.models.path_reasoning.fitting import attributes_of, fit_reasoner
-from slipstream.models.path_reasoning.legs import EdgeLeg, FacetLeg, LegPaths
+from slipstream.models.path_reasoning.legs import EdgeLeg, FacetLeg, Leg, LegPaths, Walks
 from slipstream.models.path_reasoning.settings import PathReasonerSettings
 from slipstream.models.path_reasoning.walkable import Walkable
 from slipstream.models.recommender import FitContext, FitReport, Hop, PathReason, ScoreMatrix, TrainingData
@@ -44,10 +45,11 @@ _BATCH = 512
 
 @dataclass(frozen=True)
 class _Start:
-    """Where the paths of one leg start and how they are named."""
+    """A leg, the name of its only hop if it has one, and whether it starts at attributes of a person."""
 
-    leg: EdgeLeg | FacetLeg
-    people: bool
+    leg: Leg
+    relation: str = ""
+    people: bool = False
 
 
 class PathReasoner:
@@ -61,6 +63,7 @@ class PathReasoner:
         self.report = report
         self._fitted = fitted
         self._items = fitted.items
+        self._last: tuple[tuple[int, bytes], list[tuple[_Start, Walks]]] | None = None
 
     @classmethod
     def preset(cls, data: TrainingData) -> PathReasonerSettings:
@@ -73,14 +76,14 @@ class PathReasoner:
         fitted, chosen, notes = fit_reasoner(data, settings, context)
         return cls(settings.model_copy(update=chosen), fitted, FitReport(notes=notes))
 
-    @property
+    @cached_property
     def _starts(self) -> list[_Start]:
         fitted = self._fitted
-        found = [_Start(leg, False) for leg in fitted.edges]
+        found = [_Start(leg, leg.relation) for leg in fitted.edges]
         if fitted.facets is not None:
-            found.append(_Start(fitted.facets, False))
+            found.append(_Start(fitted.facets))
         if fitted.preferences is not None:
-            found.append(_Start(fitted.preferences, True))
+            found.append(_Start(fitted.preferences, fitted.preferences.relation, people=True))
         return found
 
     def score(self, queries: Queries) -> ScoreMatrix:
@@ -88,15 +91,26 @@ class PathReasoner:
         result = np.empty((len(queries), len(self._items)), np.float32)
         for first, part in queries.batches(_BATCH):
             total = np.zeros((len(part), len(self._items)))
-            for start in self._starts:
-                total += start.leg.sums(self._begin(part, start))
+            for start, begin in self._begin(part):
+                total += start.leg.sums(begin)
             total[total <= 0] = np.nan
             result[first : first + len(part)] = total
         return result
 
-    def _begin(self, queries: Queries, start: _Start) -> sp.csr_matrix:
-        if not start.people:
-            return attention(queries, len(self._items), start.leg.memory)
+    def _begin(self, queries: Queries) -> Iterator[tuple[_Start, sp.csr_matrix]]:
+        """Each leg with the weights of its first hops, [Q, items or attributes]."""
+        by_memory: dict[float, sp.csr_matrix] = {}
+        for start in self._starts:
+            memory = start.leg.memory
+            if start.people:
+                yield start, self._attributes(queries)
+                continue
+            if memory not in by_memory:
+                by_memory[memory] = attention(queries, len(self._items), memory)
+            yield start, by_memory[memory]
+
+    def _attributes(self, queries: Queries) -> sp.csr_matrix:
+        """[Q, A]: a person's attributes count k / (k + events)."""
         known, _ = event_ranks(queries, len(self._items))
         events = np.bincount(queries.rows(), known, minlength=len(queries))
         half = self._fitted.newcomer_events
@@ -106,56 +120,43 @@ class PathReasoner:
         """The `limit` best paths of one query to an item, in descending score; shares of the item's score.
 
         Ties: by the order of the legs, then by start and entity. The head is `visitor`: the asker knows who.
+        What can be walked is laid out once per query, so asking for the next item of the same one is cheap.
         """
-        if not 0 <= item < len(self._items):
+        if not 0 <= item < len(self._items) or limit < 1:
             return []
-        found = [(start, *self._to(query, start, item)) for start in self._starts]
-        scores = np.concatenate([weights * p.gammas.prod(axis=1) for _, weights, p in found] or [np.zeros(0)])
-        legs = np.repeat(np.arange(len(found)), [len(weights) for _, weights, _ in found])
-        total = float(scores.sum())
-        row = np.concatenate([np.arange(len(weights)) for _, weights, _ in found] or [np.zeros(0, np.int64)])
-        best = np.lexsort((row, legs, -scores))[: max(0, limit)]
-        reasons = []
-        for place in best:
-            if scores[place] <= 0:
-                break
-            start, weights, found_paths = found[legs[place]]
-            hops = self._hops(start, found_paths, weights, int(row[place]), item)
-            score = float(scores[place])
-            reasons.append(PathReason(hops, score, score / total))
+        found = [(start, walks.to(item)) for start, walks in self._walks(query.part(0, 1))]
+        scores = np.concatenate([np.zeros(0), *(f.score for _, f in found)])
+        ends = np.cumsum([0, *(len(f.score) for _, f in found)])
+        total, reasons = float(scores.sum()), []
+        for place in _best(scores, limit):
+            leg = int(np.searchsorted(ends, place, side="right")) - 1
+            start, paths = found[leg]
+            hops = self._hops(start, paths, int(place - ends[leg]), item)
+            reasons.append(PathReason(hops, float(scores[place]), float(scores[place]) / total))
         return reasons
 
-    def _to(self, query: Queries, start: _Start, item: int) -> tuple[NDArray[np.float64], LegPaths]:
-        """(the gamma of the first hop [P], the rest of each path [P]), in the order (start, via)."""
-        begin = self._begin(query.part(0, 1), start)
-        numbers = begin.indices.astype(np.int64)
-        found = start.leg.paths(numbers, item)
-        order = np.lexsort((found.via, found.start))
-        found = LegPaths(found.start[order], found.via[order], found.gammas[order])
-        return begin.data[np.searchsorted(numbers, found.start)], found
+    def _walks(self, query: Queries) -> list[tuple[_Start, Walks]]:
+        key = (int(query.user[0]), query.item.tobytes())
+        kept = self._last
+        if kept is None or kept[0] != key:
+            kept = self._last = (key, [(s, s.leg.walks(begin)) for s, begin in self._begin(query)])
+        return kept[1]
 
-    def _hops(
-        self, start: _Start, found: LegPaths, weights: NDArray[np.float64], row: int, item: int
-    ) -> tuple[Hop, ...]:
-        fitted, number, via = self._fitted, int(found.start[row]), int(found.via[row])
-        gammas, end = found.gammas[row], self._items[item]
+    def _hops(self, start: _Start, found: LegPaths, row: int, item: int) -> tuple[Hop, ...]:
+        fitted, number, end = self._fitted, int(found.start[row]), self._items[item]
         if start.people:
-            relation, middle = (
-                fitted.people_relations[number],
-                fitted.entities[int(fitted.people_entities[number])],
-            )
+            relation = fitted.people_relations[number]
+            middle = fitted.entities[int(fitted.people_entities[number])]
         else:
             relation, middle = fitted.event_kind, self._items[number]
-        first = Hop(VISITOR, relation, middle, float(weights[row]))
-        if isinstance(start.leg, EdgeLeg):
-            return (first, Hop(middle, start.leg.relation, end, float(gammas[0])))
-        there, back = start.leg.hop_names(via)
-        entity = fitted.entities[int(start.leg.facet_entity[via])]
-        return (
-            first,
-            Hop(middle, there, entity, float(gammas[0])),
-            Hop(entity, back, end, float(gammas[1])),
-        )
+        first = Hop(VISITOR, relation, middle, float(found.first[row]))
+        gammas = [float(gamma[row]) for gamma in found.gammas]
+        if found.via is None or not isinstance(start.leg, FacetLeg):
+            return (first, Hop(middle, start.relation, end, gammas[0]))
+        facet = int(found.via[row])
+        there, back = start.leg.hop_names(facet)
+        entity = fitted.entities[int(start.leg.facet_entity[facet])]
+        return (first, Hop(middle, there, entity, gammas[0]), Hop(entity, back, end, gammas[1]))
 
     def exported_edges(self) -> pl.DataFrame:
         """head, relation, tail of every edge a path can walk, events and people's own attributes aside."""
@@ -191,6 +192,15 @@ class PathReasoner:
     @classmethod
     def load(cls, artifact: Artifact, settings: PathReasonerSettings) -> Self:
         return cls(settings, Walkable.read(artifact), FitReport())
+
+
+def _best(scores: NDArray[np.float64], limit: int) -> NDArray[np.int64]:
+    """Places of the `limit` largest scores above 0, ties by place."""
+    places = np.flatnonzero(scores > 0)
+    if len(places) > limit:
+        edge = -np.partition(-scores[places], limit - 1)[limit - 1]
+        places = places[scores[places] >= edge]
+    return places[np.argsort(-scores[places], kind="stable")][:limit]
 
 
 def _edge_columns(leg: EdgeLeg, heads: pl.Series, tails: pl.Series) -> dict[str, pl.Series]:

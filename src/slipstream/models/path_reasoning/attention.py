@@ -30,6 +30,8 @@ def attention(queries: Queries, items: int, memory: float) -> sp.csr_matrix:
     rows, used = queries.rows(), weight > 0
     total = np.bincount(rows, weight, minlength=len(queries))
     shares = weight[used] / total[rows[used]]
-    matrix = sp.csr_matrix((shares, (rows[used], queries.item[used])), shape=(len(queries), items))
-    matrix.sort_indices()
+    offsets = np.zeros(len(queries) + 1, np.int32)
+    np.cumsum(np.bincount(rows[used], minlength=len(queries)), out=offsets[1:])
+    matrix = sp.csr_matrix((shares, queries.item[used], offsets), shape=(len(queries), items))
+    matrix.sum_duplicates()
     return matrix

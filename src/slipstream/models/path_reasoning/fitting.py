@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,6 +35,7 @@ from slipstream.models.recommender import FitContext, TrainingData
 from slipstream.models.validation import sample_holdout, validation_ndcg
 
 _SIMILAR_MEMORIES = (3.0, 8.0, 20.0, 0.0)
+_RIDGE_STEPS = (0.0625, 0.25, 1.0, 4.0, 16.0)  # times the usual ridge
 _NEXT_STEPS = ((1.0, 1.0), (2.0, 1.0), (4.0, 2.0), (8.0, 4.0), (6.0, 10.0))  # (past, future), by reach
 _NEXT_POWERS = (1.0, 0.7, 0.5)
 _NEXT_MEMORIES = (1.0, 1.5)  # beside the past that the edges were fitted with
@@ -103,11 +104,10 @@ class _Fit:
 
     # Derived relations
 
-    def _similar(self, snapshot: Snapshot) -> sp.csr_matrix:
-        ridge, keep = self.chosen["similar_ridge"], self.settings.edges_per_item
+    def _similar(self, snapshot: Snapshot, ridge: float) -> sp.csr_matrix:
         key = ("similar_to", snapshot is self.train, ridge, 0.0)
         if key not in self.drawn:
-            settings = SimilarSettings(ridge=ridge, keep=keep)
+            settings = SimilarSettings(ridge=ridge, keep=self.settings.edges_per_item)
             self.drawn[key] = similar_edges(snapshot, settings, self.context.progress)
         return self.drawn[key]
 
@@ -123,7 +123,8 @@ class _Fit:
         """The chosen derived relations, drawn from a snapshot."""
         legs = {}
         if "similar_memory" in self.chosen:
-            legs["similar_to"] = EdgeLeg("similar_to", self._similar(snapshot), self.chosen["similar_memory"])
+            matrix = self._similar(snapshot, self.chosen["similar_ridge"])
+            legs["similar_to"] = EdgeLeg("similar_to", matrix, self.chosen["similar_memory"])
         if "next_memory" in self.chosen:
             matrix = self._next(snapshot, self.chosen["next_past"], self.chosen["next_future"])
             damped = _damped(matrix, self.chosen["next_power"])
@@ -133,14 +134,26 @@ class _Fit:
     def _choose_similar(self) -> None:
         if not self.settings.similar or not self.rest.event_count:
             return
+        given, memory = self.settings.similar_ridge, self.settings.similar_memory
+        memories = (memory,) if memory is not None else _SIMILAR_MEMORIES if self.train.ordered else (0.0,)
+        if given is not None and len(memories) == 1:
+            self.chosen |= {"similar_ridge": given, "similar_memory": memories[0]}
+            return
         usual = float(np.clip(8 * self.train.event_count / max(1, self.items), 100, 1000))
-        self.chosen["similar_ridge"] = self.settings.similar_ridge or usual
-        given = self.settings.similar_memory
-        memories = (given,) if given is not None else _SIMILAR_MEMORIES if self.train.ordered else (0.0,)
-        legs = []
-        if len(memories) > 1:
-            legs = [EdgeLeg("similar_to", self._similar(self.ground), memory) for memory in memories]
-        self.chosen["similar_memory"] = memories[self._best(legs)]
+        ridges = [usual * step for step in _RIDGE_STEPS] if given is None else [given]
+        best: dict[float, tuple[float, float]] = {}  # ridge: (quality, memory)
+
+        def at(place: int) -> float:
+            ridge = ridges[place]
+            if ridge not in best:
+                matrix = self._similar(self.ground, ridge)
+                tries = [(self._quality(EdgeLeg("similar_to", matrix, m)), m) for m in memories]
+                best[ridge] = max(tries, key=lambda found: found[0])
+            return best[ridge][0]
+
+        ridge = ridges[_climb(at, len(ridges))]
+        self.notes["similar_to tried"] = {f"{r:g}": [round(q, 4), m] for r, (q, m) in sorted(best.items())}
+        self.chosen |= {"similar_ridge": ridge, "similar_memory": best[ridge][1]}
 
     def _choose_next(self) -> None:
         if not self.settings.next or not self.train.ordered or not self.rest.event_count:
@@ -171,10 +184,7 @@ class _Fit:
                 quality[place] = max(self._quality(leg) for leg in legs)
             return quality[place]
 
-        place = len(_NEXT_STEPS) // 2
-        for way in (-1, 1):
-            while 0 <= place + way < len(_NEXT_STEPS) and at(place + way) > at(place):
-                place += way
+        place = _climb(at, len(_NEXT_STEPS))
         self.notes["next steps"] = {str(_NEXT_STEPS[p]): round(q, 4) for p, q in sorted(quality.items())}
         return _NEXT_STEPS[place]
 
@@ -271,8 +281,8 @@ class _Fit:
             factors = np.array([1.0 if factor is None else factor for factor in given])
         else:
             some = with_targets(self.judge, sums.shape[1])
-            keep = np.array([group == "facts" for group in groups])
-            factors, quality = balanced(sums, keep, some, self.context.progress)
+            sparing = np.array([group == "facts" for group in groups])
+            factors, quality = balanced(sums, sparing, some, self.context.progress)
             self.notes["balance"] = quality
         by_group = dict(zip(groups, factors.tolist(), strict=True))
         self.chosen |= {f"{g}_factor": f for g, f in by_group.items()}
@@ -361,6 +371,17 @@ class _Fit:
         matrix = sp.diags(weights * self._scale(warm, newcomers)) @ preferences(self.train, self.facts.people)
         prefers = rounded(matrix)
         return EdgeLeg("prefers", prefers, 0.0) if prefers.nnz else None
+
+
+def _climb(at: Callable[[int], float], places: int) -> int:
+    """The place below `places` where `at` is best: from the middle up or down while it gets better."""
+    place = places // 2
+    best = at(place)
+    for way in (-1, 1):
+        while 0 <= place + way < places and at(place + way) > best:
+            place += way
+            best = at(place)
+    return place
 
 
 def _group(feature: Feature) -> str:

@@ -269,15 +269,15 @@ _WORTH_IT = 1.002  # a factor is taken when NDCG grows by more than this
 
 def balanced(
     groups: NDArray[np.float32],
-    keep: NDArray[np.bool_],
+    sparing: NDArray[np.bool_],
     holdout: Holdout,
     progress: Progress = silent,
 ) -> tuple[NDArray[np.float64], list[float]]:
     """(factors [G], NDCG@10 before and after) by coordinate search from all ones.
 
     The loss counts every item alike; people look at ten. groups: [G, Q, I], weighted sums of features, for
-    all items. keep: [G], groups that may become small but not vanish: facts, which can be told as reasons.
-    Two rounds; O(G x 12) rankings.
+    all items. sparing: [G], groups that become as small as they can without harm, but never vanish: facts,
+    which lead along many faint paths, and which can be told as reasons. Two rounds; O(G x 12) rankings.
     """
     factors = np.ones(len(groups))
     quality = _ndcg(groups, factors, holdout)
@@ -285,13 +285,21 @@ def balanced(
     for _ in range(2):
         for group in range(len(groups)):
             base = factors[group]
-            for factor in _FACTORS[1:] if keep[group] else _FACTORS:
+            for factor in _FACTORS[1:] if sparing[group] else _FACTORS:
                 progress(tried, steps, "balancing paths")
                 tried += 1
                 other = factors.copy()
                 other[group] = base * factor
                 if other.any() and (found := _ndcg(groups, other, holdout)) > quality * _WORTH_IT:
                     factors, quality = other, found
+    best = quality
+    for group in np.flatnonzero(sparing).tolist():
+        for factor in _FACTORS[1:4]:
+            other = factors.copy()
+            other[group] *= factor
+            if (found := _ndcg(groups, other, holdout)) * _WORTH_IT >= best:
+                factors, quality = other, found
+                break
     return factors, [round(start, 4), round(quality, 4)]
 
 

@@ -29,22 +29,35 @@ _SPARSE_STEP = 8  # times the cost of a step of the product with dense columns, 
 
 @dataclass(frozen=True)
 class LegPaths:
-    """P paths of one leg to one item: where each starts, what it passes, and its gamma hop by hop."""
+    """P paths of one leg to one item, in the order (start, via)."""
 
-    start: NDArray[np.int64]  # [P] item (or attribute) number
-    via: NDArray[np.int64]  # [P] facet number, -1: none
-    gammas: Floats  # [P, hops]
+    start: NDArray[np.integer]  # [P] item (or attribute) number
+    via: NDArray[np.integer] | None  # [P] facet number
+    first: Floats  # [P] the weight of the start
+    gammas: tuple[Floats, ...]  # of each hop after it, [P]
+    score: Floats  # [P]
+
+
+class Walks(Protocol):
+    """What one asker can walk over a leg."""
+
+    def to(self, item: int) -> LegPaths:
+        """All paths to `item`, but none that comes back to its start."""
+        ...
 
 
 class Leg(Protocol):
-    memory: float
+    @property
+    def memory(self) -> float:
+        """Events of the history after which one counts 1/e; 0: all alike."""
+        ...
 
     def sums(self, starts: sp.csr_matrix) -> Floats:
         """[Q, I]: the sum over walks from each query's weighted starts [Q, S] to every item but the start."""
         ...
 
-    def paths(self, start: NDArray[np.int64], item: int) -> LegPaths:
-        """All paths from the starts (distinct, ascending) to `item`."""
+    def walks(self, starts: sp.csr_matrix) -> Walks:
+        """starts: [1, S], of one asker."""
         ...
 
 
@@ -54,18 +67,13 @@ class EdgeLeg:
 
     relation: str
     matrix: sp.csr_matrix
-    memory: float  # events of the history after which one counts 1/e; 0: all alike
+    memory: float
 
     def sums(self, starts: sp.csr_matrix) -> Floats:
         return np.asarray((starts @ self.matrix).toarray())
 
-    def paths(self, start: NDArray[np.int64], item: int) -> LegPaths:
-        columns = self._columns
-        begin, end = columns.indptr[item], columns.indptr[item + 1]
-        sources = columns.indices[begin:end]
-        inside = np.isin(sources, start, assume_unique=True)
-        gammas = columns.data[begin:end][inside]
-        return LegPaths(sources[inside].astype(np.int64), np.full(len(gammas), -1, np.int64), gammas[:, None])
+    def walks(self, starts: sp.csr_matrix) -> Walks:
+        return _EdgeWalks(self._columns, starts)
 
     @cached_property
     def _columns(self) -> sp.csc_matrix:
@@ -108,30 +116,19 @@ class FacetLeg:
         if self._steps(at_facets) * _SPARSE_STEP < self.back.nnz * starts.shape[0]:
             sums = np.asarray((at_facets @ self.back).toarray())
         else:
-            sums = np.asarray(self._to_items @ at_facets.toarray().T).T
-        around = starts.multiply(self._around).tocsr()  # item - entity - the same item is no path
-        rows = np.repeat(np.arange(starts.shape[0]), np.diff(around.indptr))
-        sums = np.ascontiguousarray(sums)
-        sums[rows, around.indices] -= around.data
-        sums[sums < 1e-12] = 0.0  # what is left of equal numbers
+            sums = np.ascontiguousarray((self._to_items @ at_facets.toarray().T).T)
+        rows = np.repeat(np.arange(starts.shape[0]), np.diff(starts.indptr))
+        # item - entity - the same item is no path; of equal numbers nothing may be left
+        sums[rows, starts.indices] -= starts.data * self._around[starts.indices]
+        sums[sums < 1e-12] = 0.0
         return sums
 
     def _steps(self, at_facets: sp.csr_matrix) -> int:
         """Multiplications of the sparse product from facets to items."""
         return int(np.diff(self.back.indptr)[at_facets.indices].sum())
 
-    def paths(self, start: NDArray[np.int64], item: int) -> LegPaths:
-        begin, end = self._to_items.indptr[item], self._to_items.indptr[item + 1]
-        last = np.zeros(self.facet_count)
-        last[self._to_items.indices[begin:end]] = self._to_items.data[begin:end]
-        other = start[start != item]
-        cells = ranges(self.out.indptr[other], self.out.indptr[other + 1])
-        facet = self.out.indices[cells]
-        source = np.repeat(other, self.out.indptr[other + 1] - self.out.indptr[other])
-        shared = last[facet] > 0
-        facet, cells = facet[shared], cells[shared]
-        gammas = np.stack([self.out.data[cells], last[facet]], axis=1)
-        return LegPaths(source[shared], facet.astype(np.int64), gammas)
+    def walks(self, starts: sp.csr_matrix) -> Walks:
+        return _FacetWalks(self.out, self._to_items, starts)
 
     @cached_property
     def _to_items(self) -> sp.csr_matrix:
@@ -192,6 +189,44 @@ class FacetLeg:
             artifact.array(f"{name}.entity"),
             memory,
         )
+
+
+class _EdgeWalks:
+    def __init__(self, columns: sp.csc_matrix, starts: sp.csr_matrix) -> None:
+        self.columns = columns
+        self.weight = np.zeros(columns.shape[0])
+        self.weight[starts.indices] = starts.data
+
+    def to(self, item: int) -> LegPaths:
+        cells = slice(self.columns.indptr[item], self.columns.indptr[item + 1])
+        source, gamma = self.columns.indices[cells], self.columns.data[cells]
+        first = self.weight[source]
+        inside = np.flatnonzero(first)
+        source, gamma, first = source[inside], gamma[inside], first[inside]
+        return LegPaths(source, None, first, (gamma,), first * gamma)
+
+
+class _FacetWalks:
+    """All facets of all starts, laid out once; an item then picks the ones it shares."""
+
+    def __init__(self, out: sp.csr_matrix, to_items: sp.csr_matrix, starts: sp.csr_matrix) -> None:
+        self.to_items = to_items
+        begin, end = out.indptr[starts.indices], out.indptr[starts.indices + 1]
+        cells = ranges(begin, end)
+        self.facet = out.indices[cells]
+        self.there = out.data[cells]
+        self.source = np.repeat(starts.indices, end - begin)
+        self.first = np.repeat(starts.data, end - begin)
+
+    def to(self, item: int) -> LegPaths:
+        cells = slice(self.to_items.indptr[item], self.to_items.indptr[item + 1])
+        last = np.zeros(self.to_items.shape[1])
+        last[self.to_items.indices[cells]] = self.to_items.data[cells]
+        back = last[self.facet]
+        back[self.source == item] = 0.0
+        shared = np.flatnonzero(back)
+        back, there, first = back[shared], self.there[shared], self.first[shared]
+        return LegPaths(self.source[shared], self.facet[shared], first, (there, back), first * there * back)
 
 
 def write_matrix(writer: ArtifactWriter, name: str, matrix: sp.csr_matrix) -> None:
