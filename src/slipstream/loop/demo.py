@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from slipstream.config import thread_count
 from slipstream.dataset.cleaning import CleaningRules
+from slipstream.dataset.queries import queries_of
 from slipstream.dataset.snapshot import Snapshot
 from slipstream.errors import UnknownName
 from slipstream.evaluation.report import write_report
@@ -18,8 +20,11 @@ from slipstream.evaluation.tables import all_metrics
 from slipstream.events.event import EventBatch
 from slipstream.events.public_data import PublicData, fetch
 from slipstream.features.events import event_features, event_lines
+from slipstream.features.items import item_features
+from slipstream.features.users import strongest, taste_profile
 from slipstream.loop.narrator import Rows
 from slipstream.loop.releasing import Released
+from slipstream.loop.tables import read_table_of
 from slipstream.loop.telling import tell_columns, tell_slate, tell_suite
 from slipstream.loop.workspace import Workspace
 from slipstream.recommend.pipeline import Pipeline, Request
@@ -161,7 +166,8 @@ def _recommend(space: Workspace, public: PublicData, released: Released) -> Show
     about = ", ".join(
         f"{key.replace('_', ' ')} {value}" for key, value in person.items() if key != "user_id" and value
     )
-    tell_slate(before, say, f"for user {user_id} ({about})")
+    say.line(f"user {user_id}: {about}; taste profile: {', '.join(_taste(space, user_id))}")
+    tell_slate(before, say, f"ten films for user {user_id}")
     clicked = before.items[0]
     started = time.perf_counter()
     _click(space, user_id, clicked.item_id)
@@ -175,6 +181,16 @@ def _recommend(space: Workspace, public: PublicData, released: Released) -> Show
     ]
     say.table("the list before and after the click", ["", "before", "after", ""], rows)
     return Shown(user_id, before, after, clicked.item_id, update_ms, released)
+
+
+def _taste(space: Workspace, user_id: str) -> list[str]:
+    """The strongest attributes of what the person watched, the newest weighing most."""
+    snapshot = Snapshot.open(space.home.snapshot)
+    items = item_features(read_table_of(space.home, "items"), snapshot.items)
+    if items is None:
+        return []
+    query = queries_of(snapshot, np.array([snapshot.users.number(user_id)]))
+    return [name for name, _ in strongest(taste_profile(query, items)[0], items.names)]
 
 
 def _moved(old: int | None, new: int) -> str:
