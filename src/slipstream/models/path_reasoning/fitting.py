@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,8 +12,7 @@ from numpy.typing import NDArray
 from slipstream.dataset.queries import Holdout, Queries
 from slipstream.dataset.snapshot import Snapshot
 from slipstream.dataset.vocabulary import Vocabulary
-from slipstream.graph.derived import NextSettings, SimilarSettings, next_edges, similar_edges
-from slipstream.models.path_reasoning.attention import attention
+from slipstream.models.path_reasoning.choosing import Derivation
 from slipstream.models.path_reasoning.facts import NO_FACTS, facts_of, preferences, shared_facets
 from slipstream.models.path_reasoning.features import Feature, Sources, fact_features, tensor
 from slipstream.models.path_reasoning.learning import (
@@ -32,13 +30,8 @@ from slipstream.models.path_reasoning.legs import EdgeLeg, FacetLeg, rounded
 from slipstream.models.path_reasoning.settings import PathReasonerSettings
 from slipstream.models.path_reasoning.walkable import Walkable
 from slipstream.models.recommender import FitContext, TrainingData
-from slipstream.models.validation import sample_holdout, validation_ndcg
+from slipstream.models.validation import sample_holdout
 
-_SIMILAR_MEMORIES = (3.0, 8.0, 20.0, 0.0)
-_RIDGE_STEPS = (0.0625, 0.25, 1.0, 4.0, 16.0)  # times the usual ridge
-_NEXT_STEPS = ((1.0, 1.0), (2.0, 1.0), (4.0, 2.0), (8.0, 4.0), (6.0, 10.0))  # (past, future), by reach
-_NEXT_POWERS = (1.0, 0.7, 0.5)
-_NEXT_MEMORIES = (1.0, 1.5)  # beside the past that the edges were fitted with
 _GRAPH_MEMORIES = (5.0, 20.0)  # tried beside 0, all alike
 _DEGREE_EXPONENTS = (0.75, 0.5, 1.0)  # the first is the default
 _CHOICE_QUERIES = 1_500
@@ -78,10 +71,10 @@ class _Fit:
         horizon = horizon_of(data.validation) if settings.horizon is None else settings.horizon
         probe = probe_of(data.train, horizon, settings.probe_users, context.seed)
         self.rest, self.holdout = probe.rest, with_targets(probe.holdout, settings.probe_users)
-        self.ground, self.judge = self._judge(data)
+        ground, judge = self._judge(data)
+        self.derivation = Derivation(settings, ground, judge, context.progress)
         self.chosen: dict[str, float] = {"horizon": horizon}
-        self.notes: dict[str, Any] = {"probe_queries": len(self.holdout), "judge_queries": len(self.judge)}
-        self.drawn: dict[tuple[str, bool, float, float], sp.csr_matrix] = {}
+        self.notes: dict[str, Any] = {"probe_queries": len(self.holdout), "judge_queries": len(judge)}
 
     def _judge(self, data: TrainingData) -> tuple[Snapshot, Holdout]:
         """(the data that relations are drawn from, the questions) for choices."""
@@ -96,111 +89,13 @@ class _Fit:
 
     def run(self) -> tuple[Walkable, dict[str, float], dict[str, Any]]:
         """Choose memories, learn weights on the probe, then draw everything from all of the data."""
-        self._choose_similar()
-        self._choose_next()
+        self.derivation.choose_similar()
+        self.derivation.choose_next()
+        self.chosen |= self.derivation.chosen
+        self.notes |= self.derivation.notes
         cold = self._learn_cold()
         warm = self._learn_warm()
         return self._final(warm, cold, self._learn_newcomers()), self.chosen, self.notes
-
-    # Derived relations
-
-    def _similar(self, snapshot: Snapshot, ridge: float) -> sp.csr_matrix:
-        key = ("similar_to", snapshot is self.train, ridge, 0.0)
-        if key not in self.drawn:
-            settings = SimilarSettings(ridge=ridge, keep=self.settings.edges_per_item)
-            self.drawn[key] = similar_edges(snapshot, settings, self.context.progress)
-        return self.drawn[key]
-
-    def _next(self, snapshot: Snapshot, past: float, future: float) -> sp.csr_matrix:
-        ridge, keep = self.settings.next_ridge, self.settings.edges_per_item
-        key = ("next", snapshot is self.train, past, future)
-        if key not in self.drawn:
-            settings = NextSettings(past=past, future=future, ridge=ridge, keep=keep)
-            self.drawn[key] = next_edges(snapshot, settings, self.context.progress)
-        return self.drawn[key]
-
-    def _derived(self, snapshot: Snapshot) -> dict[str, EdgeLeg]:
-        """The chosen derived relations, drawn from a snapshot."""
-        legs = {}
-        if "similar_memory" in self.chosen:
-            matrix = self._similar(snapshot, self.chosen["similar_ridge"])
-            legs["similar_to"] = EdgeLeg("similar_to", matrix, self.chosen["similar_memory"])
-        if "next_memory" in self.chosen:
-            matrix = self._next(snapshot, self.chosen["next_past"], self.chosen["next_future"])
-            damped = _damped(matrix, self.chosen["next_power"])
-            legs["next"] = EdgeLeg("next", damped, self.chosen["next_memory"])
-        return legs
-
-    def _choose_similar(self) -> None:
-        if not self.settings.similar or not self.rest.event_count:
-            return
-        given, memory = self.settings.similar_ridge, self.settings.similar_memory
-        memories = (memory,) if memory is not None else _SIMILAR_MEMORIES if self.train.ordered else (0.0,)
-        if given is not None and len(memories) == 1:
-            self.chosen |= {"similar_ridge": given, "similar_memory": memories[0]}
-            return
-        usual = float(np.clip(8 * self.train.event_count / max(1, self.items), 100, 1000))
-        ridges = [usual * step for step in _RIDGE_STEPS] if given is None else [given]
-        best: dict[float, tuple[float, float]] = {}  # ridge: (quality, memory)
-
-        def at(place: int) -> float:
-            ridge = ridges[place]
-            if ridge not in best:
-                matrix = self._similar(self.ground, ridge)
-                tries = [(self._quality(EdgeLeg("similar_to", matrix, m)), m) for m in memories]
-                best[ridge] = max(tries, key=lambda found: found[0])
-            return best[ridge][0]
-
-        ridge = ridges[_climb(at, len(ridges))]
-        self.notes["similar_to tried"] = {f"{r:g}": [round(q, 4), m] for r, (q, m) in sorted(best.items())}
-        self.chosen |= {"similar_ridge": ridge, "similar_memory": best[ridge][1]}
-
-    def _choose_next(self) -> None:
-        if not self.settings.next or not self.train.ordered or not self.rest.event_count:
-            return
-        past, future = self.settings.next_past, self.settings.next_future
-        if past is None or future is None:
-            past, future = self._next_step()
-        given, memory = self.settings.next_power, self.settings.next_memory
-        powers = _NEXT_POWERS if given is None else (given,)
-        memories = tuple(past * longer for longer in _NEXT_MEMORIES) if memory is None else (memory,)
-        tries = [(p, m) for m in memories for p in powers]
-        legs = []
-        if len(tries) > 1:
-            matrix = self._next(self.ground, past, future)
-            legs = [EdgeLeg("next", _damped(matrix, power), memory) for power, memory in tries]
-        power, memory = tries[self._best(legs)]
-        self.chosen |= {"next_past": past, "next_future": future, "next_power": power, "next_memory": memory}
-
-    def _next_step(self) -> tuple[float, float]:
-        """The best (past, future): from the middle up or down for as long as it gets better."""
-        quality: dict[int, float] = {}
-
-        def at(place: int) -> float:
-            if place not in quality:
-                past, future = _NEXT_STEPS[place]
-                matrix = self._next(self.ground, past, future)
-                legs = [EdgeLeg("next", _damped(matrix, power), past) for power in _NEXT_POWERS[::2]]
-                quality[place] = max(self._quality(leg) for leg in legs)
-            return quality[place]
-
-        place = _climb(at, len(_NEXT_STEPS))
-        self.notes["next steps"] = {str(_NEXT_STEPS[p]): round(q, 4) for p, q in sorted(quality.items())}
-        return _NEXT_STEPS[place]
-
-    def _best(self, legs: Sequence[EdgeLeg]) -> int:
-        """The leg that alone answers the judge best; the first of equals."""
-        if not legs:
-            return 0
-        quality = [self._quality(leg) for leg in legs]
-        self.notes[f"{legs[0].relation} tried"] = [round(q, 4) for q in quality]
-        return int(np.argmax(quality))
-
-    def _quality(self, leg: EdgeLeg) -> float:
-        def score(queries: Queries) -> NDArray[np.float32]:
-            return leg.sums(attention(queries, self.items, leg.memory)).astype(np.float32)
-
-        return validation_ndcg(score, self.judge)
 
     # Weights
 
@@ -247,7 +142,7 @@ class _Fit:
         return best
 
     def _learn_warm(self) -> _Learned:
-        sources = self._sources(self._derived(self.rest), self.rest)
+        sources = self._sources(self.derivation.legs(self.rest), self.rest)
         candidates = candidates_for(self.holdout, self.train.item_counts, self.context.seed)
         learned = self._fitted(sources.item_features(), sources, self.holdout, candidates, rank=10)
         self.notes |= {"loss": learned.loss, "shares": learned.shares}
@@ -273,14 +168,14 @@ class _Fit:
         for feature, weight in learned.weights.items():
             if weight:
                 groups.setdefault(_group(feature), []).append(feature)
-        if not groups or not len(self.judge):
+        if not groups or not len(self.derivation.judge):
             return learned
         sums = self._group_sums(learned, groups)
         given = [getattr(self.settings, f"{group}_factor") for group in groups]
         if len(groups) == 1 or None not in given:
             factors = np.array([1.0 if factor is None else factor for factor in given])
         else:
-            some = with_targets(self.judge, sums.shape[1])
+            some = with_targets(self.derivation.judge, sums.shape[1])
             sparing = np.array([group == "facts" for group in groups])
             factors, quality = balanced(sums, sparing, some, self.context.progress)
             self.notes["balance"] = quality
@@ -291,9 +186,9 @@ class _Fit:
 
     def _group_sums(self, learned: _Learned, groups: dict[str, list[Feature]]) -> NDArray[np.float32]:
         """[G, Q, I]: what each group scores for the first Q questions of the judge."""
-        sources = self._sources(self._derived(self.ground), self.ground)
+        sources = self._sources(self.derivation.legs(self.derivation.ground), self.derivation.ground)
         wanted = max(_FEWEST_BALANCED, _BALANCE_CELLS // (len(groups) * max(1, self.items)))
-        some = with_targets(self.judge, wanted)
+        some = with_targets(self.derivation.judge, wanted)
         people, everything = self._attributes(some.queries), np.arange(self.items)
         sums = np.zeros((len(groups), len(some), self.items), np.float32)
         for number, features in enumerate(groups.values()):
@@ -329,7 +224,7 @@ class _Fit:
     def _final(self, warm: _Learned, cold: _Learned | None, newcomers: _Learned | None) -> Walkable:
         edges = [
             leg.scaled(warm.of(Feature("derived", name)))
-            for name, leg in self._derived(self.train).items()
+            for name, leg in self.derivation.legs(self.train).items()
             if warm.of(Feature("derived", name))
         ]
         lean = self._leaning(warm, cold)
@@ -371,17 +266,6 @@ class _Fit:
         matrix = sp.diags(weights * self._scale(warm, newcomers)) @ preferences(self.train, self.facts.people)
         prefers = rounded(matrix)
         return EdgeLeg("prefers", prefers, 0.0) if prefers.nnz else None
-
-
-def _climb(at: Callable[[int], float], places: int) -> int:
-    """The place below `places` where `at` is best: from the middle up or down while it gets better."""
-    place = places // 2
-    best = at(place)
-    for way in (-1, 1):
-        while 0 <= place + way < places and at(place + way) > best:
-            place += way
-            best = at(place)
-    return place
 
 
 def _group(feature: Feature) -> str:
@@ -439,11 +323,6 @@ def _level(scores: NDArray[np.floating], rank: int) -> float:
     """The mean score in place `rank` of the lists."""
     place = min(rank, scores.shape[1]) - 1
     return float(-np.partition(-scores, place, axis=1)[:, place].mean()) if scores.size else 0.0
-
-
-def _damped(matrix: sp.csr_matrix, power: float) -> sp.csr_matrix:
-    """Strengths to a power below 1: many weak signs then count more beside one strong sign."""
-    return matrix if power == 1.0 else matrix.power(power)
 
 
 def _usual_kind(train: Snapshot) -> str:

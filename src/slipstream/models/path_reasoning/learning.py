@@ -263,6 +263,7 @@ def hidden_items(
     return rest, _holdout(train, mask, chosen, queries), hidden
 
 
+_SMALLEST_FACTOR = 0.05
 _FACTORS = (0.0, 0.1, 0.25, 0.5, 2.0, 4.0)
 _WORTH_IT = 1.002  # a factor is taken when NDCG grows by more than this
 
@@ -290,6 +291,8 @@ def balanced(
                 tried += 1
                 other = factors.copy()
                 other[group] = base * factor
+                if sparing[group] and other[group] < _SMALLEST_FACTOR:
+                    continue
                 if other.any() and (found := _ndcg(groups, other, holdout)) > quality * _WORTH_IT:
                     factors, quality = other, found
     best = quality
@@ -297,7 +300,10 @@ def balanced(
         for factor in _FACTORS[1:4]:
             other = factors.copy()
             other[group] *= factor
-            if (found := _ndcg(groups, other, holdout)) * _WORTH_IT >= best:
+            if (
+                other[group] >= _SMALLEST_FACTOR
+                and (found := _ndcg(groups, other, holdout)) * _WORTH_IT >= best
+            ):
                 factors, quality = other, found
                 break
     return factors, [round(start, 4), round(quality, 4)]
