@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from slipstream.dataset.queries import Queries
 from slipstream.dataset.vocabulary import UNKNOWN, Vocabulary
-from slipstream.events.store import EventStore, StoreState
+from slipstream.events.store import NO_TIME_US, EventStore, StoreState
 
 if TYPE_CHECKING:
     from slipstream.recommend.newcomers import Shelf
@@ -180,20 +180,19 @@ class LiveUsers:
 
     def _read(self, user_id: str) -> UserState:
         assert self._store is not None  # noqa: S101 - asked only then
-        rows = self._store.history(user_id, limit=self._limit).reverse()
-        item_ids = tuple(rows["item_id"].to_list())
-        times = rows["time_us"]
+        newest = self._store.recent(user_id, limit=self._limit)
+        item_ids = tuple(reversed(newest.items))
+        times = newest.times_us[::-1]
         numbers = self._items.numbers(item_ids)
         if self._minimum_value is not None:
-            small = (rows["value"] < self._minimum_value).fill_null(value=False)
-            numbers[small.to_numpy()] = UNKNOWN
+            numbers[newest.values[::-1] < self._minimum_value] = UNKNOWN  # NaN, no value, is not below
         return UserState(
             user_id=user_id,
-            number=self._number(user_id, rows.height),
+            number=self._number(user_id, len(newest)),
             item_ids=item_ids,
             item=numbers,
-            kinds=tuple(rows["kind"].to_list()),
-            time_us=None if times.null_count() or not rows.height else times.to_numpy(),
+            kinds=tuple(reversed(newest.kinds)),
+            time_us=None if not len(newest) or (times == NO_TIME_US).any() else np.ascontiguousarray(times),
         )
 
     def _number(self, user_id: str, events: int) -> int:
