@@ -60,6 +60,17 @@ QUICK: dict[str, dict[str, Any]] = {
         "validate_every": 10,
         "precision": "float32",
     },
+    "neumf": {
+        "dim": 8,
+        "tower_dim": 8,
+        "hidden": 8,
+        "epochs": 25,
+        "users_per_batch": 8,
+        "weight_decay": 0.0,
+        "dropout": 0.0,
+        "negatives": 32,
+        "patience": 25,
+    },
     "ials": {"dim": 16, "iterations": 6},
     "fusion": {
         "members": ["item_neighbours", "ials", "popularity"],

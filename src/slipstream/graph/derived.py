@@ -16,6 +16,7 @@ with most (by cosine), which needs no I x I memory.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,9 +72,19 @@ def similar_edges(train: Snapshot, settings: SimilarSettings, progress: Progress
         weights = inverse / -np.diag(inverse)
         return _strongest(weights, settings.keep)
     diagonal = gram.diagonal() + settings.ridge
-    gram.setdiag(0)
-    gram.eliminate_zeros()
-    return _local_ridge(gram.tocsr(), gram.tocsc(), diagonal, settings.support, settings.keep, progress)
+    columns = matrix.tocsc()
+
+    def block(chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+        some = columns[
+            :, chosen
+        ]  # counting again is several times faster than looking up: rows of gram are long
+        square = (some.T @ some).toarray().astype(np.float64)
+        square[np.diag_indices(len(chosen))] = diagonal[chosen]
+        return np.asarray(square)
+
+    # symmetric: its rows are its columns
+    targets = sp.csc_matrix((gram.data, gram.indices, gram.indptr), shape=gram.shape)
+    return _local_ridge(targets, diagonal, settings.support, settings.keep, block, progress)
 
 
 def next_edges(train: Snapshot, settings: NextSettings, progress: Progress = silent) -> sp.csr_matrix:
@@ -91,14 +102,13 @@ def next_edges(train: Snapshot, settings: NextSettings, progress: Progress = sil
         past[np.diag_indices(items)] += diagonal
         weights = scipy.linalg.solve(past, future, assume_a="pos", overwrite_a=True, check_finite=False)
         return _strongest(weights, settings.keep)
-    return _local_ridge(
-        sp.csr_matrix(moments.past),
-        sp.csc_matrix(moments.future),
-        diagonal,
-        settings.support,
-        settings.keep,
-        progress,
-    )
+    gram, place = sp.csr_matrix(moments.past), np.full(items, -1, np.int64)
+
+    def block(chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+        return _block(gram, chosen, diagonal, place)
+
+    targets = sp.csc_matrix(moments.future)
+    return _local_ridge(targets, diagonal, settings.support, settings.keep, block, progress)
 
 
 def _recent_matrix(train: Snapshot) -> sp.csr_matrix:
@@ -218,23 +228,22 @@ def _strongest(weights: NDArray[np.float32], keep: int) -> sp.csr_matrix:
 
 
 def _local_ridge(
-    gram: sp.csr_matrix,
     targets: sp.csc_matrix,
     diagonal: NDArray[np.float64],
     support: int,
     keep: int,
+    block: Callable[[NDArray[np.int64]], NDArray[np.float64]],
     progress: Progress,
 ) -> sp.csr_matrix:
-    """Each column of `targets` regressed on its `support` strongest rows. gram: without diagonal."""
-    items = gram.shape[0]
-    place = np.full(items, -1, np.int64)
+    """Each column of `targets` regressed on its `support` strongest rows. block: the system of some rows."""
+    items = targets.shape[0]
     parts: list[tuple[NDArray[np.int64], NDArray[np.floating]]] = []
     for item in range(items):
         if item % 2048 == 0:
             progress(item, items, "solving item by item")
         chosen, wanted = _support_of(targets, item, diagonal, support)
         if len(chosen):
-            weights = np.linalg.solve(_block(gram, chosen, diagonal, place), wanted)
+            weights = np.linalg.solve(block(chosen), wanted)
             parts.append((chosen[weights > 0], weights[weights > 0]))
         else:
             parts.append((chosen, wanted))

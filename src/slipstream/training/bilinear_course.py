@@ -7,28 +7,29 @@ helps to predict itself. Knows arrays only, not the model that asks.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from slipstream.config import Progress
-from slipstream.errors import Diverged
-from slipstream.randomness import derive, generator
-
-Weights = dict[str, NDArray[np.float32]]
+from slipstream.randomness import derive
+from slipstream.training.people import (
+    Material,
+    Outcome,
+    Weights,
+    learn,
+    people_batch,
+    sparse_tensor,
+    torch_threads,
+)
 
 ITEM, USER, MATRIX, POPULARITY, BIAS = "item", "user", "matrix", "popularity", "bias"
 ITEM_FEATURE, USER_FEATURE = "item_feature", "user_feature"
-LONGEST_HISTORY = 400
-"""Events of a person in one step; a longer history is sampled anew each time."""
 
 
 @dataclass(frozen=True)
@@ -48,24 +49,6 @@ class Course:
     own_vector: bool
 
 
-@dataclass(frozen=True)
-class Material:
-    """`item[offsets[u]:offsets[u+1]]`: the distinct items of a user. Features: [I, F] and [U, F] or None."""
-
-    offsets: NDArray[np.int64]
-    item: NDArray[np.int32]
-    items: int
-    item_features: sp.csr_matrix | None
-    user_features: sp.csr_matrix | None
-
-
-@dataclass
-class Outcome:
-    weights: Weights
-    curve: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int = 0
-
-
 def run(
     material: Material,
     course: Course,
@@ -76,19 +59,9 @@ def run(
     progress: Progress,
 ) -> Outcome:
     """Train; the best weights by validation, else the last. Raises Diverged where the loss is not finite."""
-    with _threads(threads):
+    with torch_threads(threads):
         network = _Network(material, course, derive(seed, "bilinear"))
-        return _epochs(network, material, course, seed, validate, progress)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+        return learn("bilinear", network, material, course, seed, validate, progress)
 
 
 class _Network:
@@ -112,8 +85,8 @@ class _Network:
         }
         if course.own_vector:
             self.weights[USER] = table(users, 0.1)
-        self.item_content = _sparse(material.item_features)
-        self.user_content = _sparse(material.user_features)
+        self.item_content = sparse_tensor(material.item_features)
+        self.user_content = sparse_tensor(material.user_features)
         if material.item_features is not None:
             self.weights[ITEM_FEATURE] = table(material.item_features.shape[1], 0.3)
         if material.user_features is not None:
@@ -139,7 +112,7 @@ class _Network:
         return vectors
 
     def loss(self, users: NDArray[np.int64], draw: np.random.Generator) -> Tensor:
-        row, item, chosen = self._batch(users, draw)
+        row, item, chosen = people_batch(self.material, users, self.course.events_per_user, draw)
         vectors = self.item_vectors()
         history = vectors[item]
         total = torch.zeros(len(users), self.course.dim).index_add(0, row, history)
@@ -149,21 +122,6 @@ class _Network:
         user = mean + self.person_vectors(torch.from_numpy(users))[asked]
         user = functional.dropout(user, self.course.dropout) @ self.weights[MATRIX]
         return self._contrast(user, target, vectors, draw)
-
-    def _batch(self, users: NDArray[np.int64], draw: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """(row of each history event, its item, the places of the events that are predicted)."""
-        rows, items, chosen, at = [], [], [], 0
-        for row, user in enumerate(users):
-            own = self.material.item[self.material.offsets[user] : self.material.offsets[user + 1]]
-            if len(own) > LONGEST_HISTORY:
-                own = draw.choice(own, LONGEST_HISTORY, replace=False)
-            rows.append(np.full(len(own), row))
-            items.append(own)
-            count = min(len(own), self.course.events_per_user)
-            chosen.append(at + draw.choice(len(own), count, replace=False))
-            at += len(own)
-        join = np.concatenate
-        return tuple(torch.from_numpy(join(parts).astype(np.int64)) for parts in (rows, items, chosen))  # type: ignore[return-value]
 
     def _contrast(self, user: Tensor, target: Tensor, vectors: Tensor, draw: np.random.Generator) -> Tensor:
         bias = self.weights[POPULARITY]
@@ -181,78 +139,3 @@ class _Network:
         own, other = own - expected[target], other - expected[sample]
         other = other.masked_fill(sample[None, :] == target[:, None], -1e9)
         return functional.cross_entropy(torch.cat([own[:, None], other], 1), torch.zeros_like(target))
-
-    def arrays(self) -> Weights:
-        return {name: weight.detach().numpy().copy() for name, weight in self.weights.items()}
-
-
-def _sparse(matrix: sp.csr_matrix | None) -> Tensor | None:
-    if matrix is None:
-        return None
-    coo = matrix.tocoo()
-    places = torch.from_numpy(np.stack([coo.row, coo.col]).astype(np.int64))
-    return torch.sparse_coo_tensor(
-        places, torch.from_numpy(coo.data), coo.shape, check_invariants=True
-    ).coalesce()
-
-
-def _epochs(
-    network: _Network,
-    material: Material,
-    course: Course,
-    seed: int,
-    validate: Callable[[Weights], float] | None,
-    progress: Progress,
-) -> Outcome:
-    usable = np.flatnonzero(np.diff(material.offsets) >= 2)
-    outcome = Outcome(network.arrays())
-    optimizer = torch.optim.AdamW(
-        list(network.weights.values()), lr=course.lr, betas=(0.9, 0.98), weight_decay=course.weight_decay
-    )
-    batches = max(1, math.ceil(len(usable) / course.users_per_batch))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / (batches * course.epochs))
-    best, stale, started = -math.inf, 0, time.perf_counter()
-    for epoch in range(1, course.epochs + 1 if len(usable) else 1):
-        loss = _one_epoch(network, usable, course, optimizer, schedule, (seed, epoch))
-        row = {"epoch": float(epoch), "loss": loss, "wall_s": round(time.perf_counter() - started, 2)}
-        outcome.curve.append(row)
-        value = validate(network.arrays()) if validate is not None else -loss
-        if validate is not None:
-            row["validation_ndcg@10"] = value
-        progress(epoch, course.epochs, f"loss {loss:.3f}" + (f", NDCG@10 {value:.4f}" if validate else ""))
-        if validate is None or value > best:
-            best, stale = value, 0
-            outcome.weights, outcome.best_epoch = network.arrays(), epoch
-        else:
-            stale += 1
-            if stale >= course.patience:
-                break
-    return outcome
-
-
-def _one_epoch(
-    network: _Network,
-    usable: NDArray[np.int64],
-    course: Course,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LambdaLR,
-    stream: tuple[int, int],
-) -> float:
-    seed, epoch = stream
-    draw = generator(seed, "bilinear epoch", epoch)
-    torch.manual_seed(derive(seed, "bilinear dropout", epoch))
-    order = draw.permutation(usable)
-    losses = []
-    for start in range(0, len(order), course.users_per_batch):
-        optimizer.zero_grad(set_to_none=True)
-        loss = network.loss(order[start : start + course.users_per_batch], draw)
-        if not torch.isfinite(loss):
-            raise Diverged(
-                f"the loss of the bilinear model is not finite in epoch {epoch}",
-                hint="try a smaller --set bilinear.lr",
-            )
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-        losses.append(float(loss.detach()))
-    return float(np.mean(losses))

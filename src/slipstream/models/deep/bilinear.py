@@ -103,12 +103,12 @@ class Bilinear:
             own = own.model_copy(update={"half_life": 0.0})
         if not data.train.item_count or not data.train.user_count:
             raise ConfigError("the bilinear model needs at least one user and one item")
-        from slipstream.training import bilinear_course
+        from slipstream.training import bilinear_course, people
 
         history = sp.csr_matrix(data.train.matrix())
         items = data.item_features.matrix if own.features and data.item_features is not None else None
         users = data.user_features.matrix if own.features and data.user_features is not None else None
-        material = bilinear_course.Material(
+        material = people.Material(
             history.indptr.astype(np.int64),
             history.indices.astype(np.int32),
             data.train.item_count,
@@ -124,10 +124,10 @@ class Bilinear:
             else sample_holdout(data.validation, own.validation_users, context.seed)
         )
 
-        def made(weights: bilinear_course.Weights) -> Bilinear:
+        def made(weights: people.Weights) -> Bilinear:
             return cls._of(own, weights, items, users, data.train.item_counts > 0)
 
-        def validate(weights: bilinear_course.Weights) -> float:
+        def validate(weights: people.Weights) -> float:
             return validation_ndcg(made(weights).score, sample) if sample is not None else 0.0
 
         outcome = bilinear_course.run(

@@ -79,13 +79,11 @@ class _Fit:
     def _judge(self, data: TrainingData) -> tuple[Snapshot, Holdout]:
         """(the data that relations are drawn from, the questions) for choices."""
         validation = data.validation
-        if validation is None or not len(validation.target):
-            return self.rest, sample_holdout(self.holdout, _CHOICE_QUERIES, self.context.seed)
-        if (
-            self.train.item_counts[validation.target] == 0
-        ).mean() > 0.5:  # cold items: behaviour says nothing
-            return self.rest, sample_holdout(self.holdout, _CHOICE_QUERIES, self.context.seed)
-        return self.train, sample_holdout(validation, _CHOICE_QUERIES, self.context.seed)
+        if validation is not None and len(validation.target):
+            unseen = float((self.train.item_counts[validation.target] == 0).mean())
+            if unseen < 0.5:  # else it asks for new items, of which behaviour knows nothing
+                return self.train, sample_holdout(validation, _CHOICE_QUERIES, self.context.seed)
+        return self.rest, sample_holdout(self.holdout, _CHOICE_QUERIES, self.context.seed)
 
     def run(self) -> tuple[Walkable, dict[str, float], dict[str, Any]]:
         """Choose memories, learn weights on the probe, then draw everything from all of the data."""
