@@ -9,6 +9,7 @@ from slipstream.dataset.queries import query_of
 from slipstream.dataset.snapshot import Snapshot, snapshot_of
 from slipstream.errors import ConfigError
 from slipstream.models.recommender import FitContext, TrainingData
+from slipstream.models.simple import ease
 from slipstream.models.simple.ease import Ease, EaseSettings, exact_weights, restricted_weights
 
 
@@ -52,18 +53,28 @@ def test_restricted_to_everything_is_the_whole() -> None:
     gram = gram_of(random_matrix(rarest=0.4))
     assert gram.nnz == 25 * 25  # every pair of items shares somebody
     whole = exact_weights(gram, 5.0, 25, positive=False).toarray()
-    np.testing.assert_allclose(restricted_weights(gram, 5.0, 24).toarray(), whole, rtol=2e-3, atol=2e-4)
+    np.testing.assert_allclose(restricted_weights(gram, [5.0], 24)[0].toarray(), whole, rtol=2e-3, atol=2e-4)
 
 
 def test_restricted_to_a_few_uses_those_with_most_in_common() -> None:
     gram = gram_of(random_matrix())
-    weights = restricted_weights(gram, 5.0, 3)
+    (weights,) = restricted_weights(gram, [5.0], 3)
     dense = gram.toarray()
     np.fill_diagonal(dense, 0)
     for item in range(25):
         used = np.flatnonzero(weights[:, [item]].toarray()[:, 0])
         assert len(used) <= 3
         assert dense[item, used].min() >= np.sort(dense[item])[-3]
+
+
+def test_long_rows_are_searched_and_short_ones_read_with_one_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    gram = gram_of(random_matrix())
+    read = restricted_weights(gram, [2.0, 50.0], 6)
+    monkeypatch.setattr(ease, "LOOKUPS", 0)
+    searched = restricted_weights(gram, [2.0, 50.0], 6)
+    for one, other in zip(read, searched, strict=True):
+        np.testing.assert_array_equal(one.toarray(), other.toarray())
+    assert not np.allclose(read[0].toarray(), read[1].toarray())
 
 
 def test_keeping_few_keeps_the_largest() -> None:

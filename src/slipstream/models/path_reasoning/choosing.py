@@ -19,7 +19,7 @@ from slipstream.models.path_reasoning.settings import PathReasonerSettings
 from slipstream.models.validation import validation_ndcg
 
 _SIMILAR_MEMORIES = (3.0, 8.0, 20.0, 0.0)
-_RIDGE_STEPS = (0.0625, 0.25, 1.0, 4.0, 16.0)  # times the usual ridge
+_RIDGE_STEPS = (1.0, 0.0625, 8.0)  # times the usual ridge: weak and strong ones can both be good
 _NEXT_STEPS = ((1.0, 1.0), (2.0, 1.0), (4.0, 2.0), (8.0, 4.0), (6.0, 10.0))  # (past, future), by reach
 _NEXT_POWERS = (1.0, 0.7, 0.5)
 _NEXT_MEMORIES = (1.0, 1.5)  # beside the past that the edges were fitted with
@@ -83,17 +83,12 @@ class Derivation:
         usual = float(np.clip(8 * self.ground.event_count / max(1, self.items), 100, 1000))
         ridges = [usual * step for step in _RIDGE_STEPS] if given is None else [given]
         best: dict[float, tuple[float, float]] = {}  # ridge: (quality, memory)
-
-        def at(place: int) -> float:
-            ridge = ridges[place]
-            if ridge not in best:
-                matrix = self._similar(self.ground, ridge)
-                tries = [(self._quality(EdgeLeg("similar_to", matrix, m)), m) for m in memories]
-                best[ridge] = max(tries, key=lambda found: found[0])
-            return best[ridge][0]
-
-        ridge = ridges[_climb(at, len(ridges))]
-        self.notes["similar_to tried"] = {f"{r:g}": [round(q, 4), m] for r, (q, m) in sorted(best.items())}
+        for ridge in ridges:
+            matrix = self._similar(self.ground, ridge)
+            tries = [(self._quality(EdgeLeg("similar_to", matrix, m)), m) for m in memories]
+            best[ridge] = max(tries, key=lambda found: found[0])
+        ridge = max(ridges, key=lambda r: best[r][0])
+        self.notes["similar_to tried"] = {f"{r:g}": [round(q, 4), m] for r, (q, m) in best.items()}
         self.chosen |= {"similar_ridge": ridge, "similar_memory": best[ridge][1]}
 
     def choose_next(self) -> None:

@@ -16,7 +16,7 @@ Source: Steck 2019, "Embarrassingly shallow autoencoders for sparse data". Diffe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -44,6 +44,8 @@ _POINTS: Mapping[str, tuple[float | bool, ...]] = {
 }
 _START: Mapping[str, float | bool] = {"half_life": 0.0, "long_share": 0.0, "ridge": 300.0, "positive": False}
 RIDGE_STEP, MOST_RIDGE_STEPS = 3.0, 3
+LOOKUPS = 40_000
+"""Cells of the gathered rows above which searching them is cheaper than reading them."""
 
 
 class EaseSettings(Settings):
@@ -137,6 +139,7 @@ class _Search:
         self.current = settings
         self.best: float | None = None
         self._solved: dict[tuple[float, bool], sp.csr_matrix] = {}
+        self._ladder: dict[float, sp.csr_matrix] = {}
 
     def choose(self) -> EaseSettings:
         open_names = [name for name in _START if getattr(self.settings, name) is None]
@@ -189,10 +192,23 @@ class _Search:
             if self.exact:
                 found = exact_weights(self.gram, ridge, settings.neighbours, positive=positive)
             else:
-                found = restricted_weights(self.gram, ridge, settings.support)
-                found = _kept(found, settings.neighbours, positive=positive)
+                found = _kept(self._restricted(ridge), settings.neighbours, positive=positive)
             self._solved[ridge, positive] = found
         return self._solved[ridge, positive]
+
+    def _restricted(self, ridge: float) -> sp.csr_matrix:
+        """Gathering the small systems costs far more than solving them: the whole ladder is solved at once."""
+        if ridge not in self._ladder:
+            steps = [ridge]
+            if self.settings.ridge is None and self.holdout is not None and not self._ladder:
+                for factor in (RIDGE_STEP, 1 / RIDGE_STEP):
+                    rung = ridge
+                    for _ in range(MOST_RIDGE_STEPS):
+                        rung *= factor  # the same product as in the climb, to the last bit
+                        steps.append(rung)
+            solved = restricted_weights(self.gram, steps, self.settings.support)
+            self._ladder.update(zip(steps, solved, strict=True))
+        return self._ladder[ridge]
 
 
 def exact_weights(gram: sp.csr_matrix, ridge: float, neighbours: int, *, positive: bool) -> sp.csr_matrix:
@@ -245,29 +261,28 @@ def _kept(weights: sp.csr_matrix, limit: int, *, positive: bool) -> sp.csr_matri
     return weights.multiply(mask).tocsr()
 
 
-def restricted_weights(gram: sp.csr_matrix, ridge: float, support: int) -> sp.csr_matrix:
-    """Column i: the ridge regression of item i on the `support` items it shares most people with.
+def restricted_weights(gram: sp.csr_matrix, ridges: Sequence[float], support: int) -> list[sp.csr_matrix]:
+    """Column i: the ridge regression of item i on the `support` items it shares most people with, per ridge.
 
-    gram: [I, I] with sorted indices. O(I · support³) time; memory O(I · support).
+    gram: [I, I] with sorted indices. O(I · support³) time a ridge; memory O(I · support) a ridge.
     """
     size = gram.shape[0]
     near = keep_largest(_without_diagonal(gram), support)
+    near.sort_indices()
     place = np.full(size, -1)
-    rows, columns, values = [], [], []
+    values = [np.zeros(near.nnz, np.float32) for _ in ridges]
     for item in range(size):
-        chosen = near.indices[near.indptr[item] : near.indptr[item + 1]]
+        own = slice(near.indptr[item], near.indptr[item + 1])
+        chosen = near.indices[own]
         if not len(chosen):
             continue
         square = _submatrix(gram, chosen, place)
-        square[np.diag_indices(len(chosen))] += ridge
-        shared = near.data[near.indptr[item] : near.indptr[item + 1]]
-        rows.append(chosen)
-        columns.append(np.full(len(chosen), item, np.int32))
-        values.append(np.linalg.solve(square, shared).astype(np.float32))
-    if not rows:
-        return sp.csr_matrix(gram.shape, dtype=np.float32)
-    parts = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
-    return sp.csr_matrix(parts, shape=gram.shape)
+        diagonal = square.diagonal().copy()
+        for solved, ridge in zip(values, ridges, strict=True):
+            np.fill_diagonal(square, diagonal + np.float32(ridge))
+            solved[own] = np.linalg.solve(square, near.data[own])
+    # row i of `near` holds the regression of item i, which is column i of B
+    return [sp.csr_matrix((v, near.indices, near.indptr), shape=gram.shape).T.tocsr() for v in values]
 
 
 def _without_diagonal(gram: sp.csr_matrix) -> sp.csr_matrix:
@@ -283,12 +298,18 @@ def _submatrix(
     """gram[chosen][:, chosen], dense, faster than SciPy's own. place: [I] of -1, lent as working space."""
     starts, stops = gram.indptr[chosen], gram.indptr[chosen + 1]
     lengths = stops - starts
+    square = np.zeros((len(chosen), len(chosen)), np.float32)
+    if lengths.sum() > LOOKUPS:  # long rows: look for the few columns in each
+        for row, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+            columns = gram.indices[start:stop]
+            found = np.minimum(np.searchsorted(columns, chosen), len(columns) - 1)
+            square[row] = np.where(columns[found] == chosen, gram.data[start:stop][found], 0.0)
+        return square
     index = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths - starts, lengths)
     place[chosen] = np.arange(len(chosen))
     column = place[gram.indices[index]]
     place[chosen] = -1
     inside = column >= 0
-    square = np.zeros((len(chosen), len(chosen)), np.float32)
     square[np.repeat(np.arange(len(chosen)), lengths)[inside], column[inside]] = gram.data[index[inside]]
     return square
 
