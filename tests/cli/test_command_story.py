@@ -79,6 +79,7 @@ def test_all_users_go_to_a_file(home: Path, tmp_path: Path) -> None:
 def test_evaluate_shows_models_side_by_side_with_intervals(home: Path) -> None:
     told = run("evaluate", "popularity", "item_neighbours", "--board", "loo", home=home)
     assert "item_neighbours" in told
+    assert "< 1 h (60)" in told  # a thousand seconds before each target
     assert "[" in told
     assert (home / "reports" / "evaluation.html").read_text().startswith("<!doctype html>")
 

@@ -200,6 +200,24 @@ def test_curves_leave_out_what_is_no_measure() -> None:
     assert "loss: 1 at the end" in panels[0]
     assert "step 1" in panels[0]
     assert curve_panels([]) == []
+
+
+def test_curves_tell_the_best_epoch_and_what_the_way_there_took() -> None:
+    values = [0.1, 0.3, 0.2]
+    curve = [
+        {"epoch": n + 1.0, "loss": 3.0 - n, "train_cpu_s": 2.5 * (n + 1), "validation_ndcg@10": value}
+        for n, value in enumerate(values)
+    ]
+    loss, ndcg = curve_panels(curve)
+    assert "validation NDCG@10: best 0.3 at epoch 2" in ndcg
+    assert "3 · 7.5 CPU s" in ndcg
+    assert "3 · 7.5 CPU s" in loss
+    (points,) = re.findall(r'points="([^"]*)"', ndcg)
+    best = points.split()[1].split(",")
+    assert f'cx="{best[0]}" cy="{best[1]}"' in ndcg  # the dot marks what is kept
+
+
+def test_a_curve_may_begin_without_a_number() -> None:
     assert curve_panels([{"loss": float("nan")}, {"loss": 1.0}, {"loss": 2.0}]) != []
 
 

@@ -177,9 +177,9 @@ def trial(
 
 
 def _tell_trial(result: Any) -> None:
-    from slipstream.evaluation.tables import cost_table, metrics_table, plain_rows
+    from slipstream.evaluation.tables import plain_rows, tables_of
 
-    for table in (metrics_table([result]), cost_table([result])):
+    for table in tables_of([result]):
         print_table(table.title, table.columns, plain_rows(table, joint=" "))
         if table.note:
             out.print(table.note, style="dim", markup=False)

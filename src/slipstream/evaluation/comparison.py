@@ -11,6 +11,7 @@ from slipstream.errors import UsageError
 from slipstream.evaluation.intervals import Interval, bootstrap_intervals, paired_interval
 from slipstream.evaluation.metrics import mean
 from slipstream.evaluation.result import Trial
+from slipstream.evaluation.scores import ndcg_by_gap
 
 BASELINE = "popularity"
 
@@ -110,6 +111,10 @@ def averaged(trials: Sequence[Trial], *, label: str = "") -> Trial:
         if all(n in t.scores.metrics for t in trials)
     }
     scores = replace(
-        first.scores, values=values, metrics=metrics, intervals=bootstrap_intervals(values), by_gap=()
+        first.scores,
+        values=values,
+        metrics=metrics,
+        intervals=bootstrap_intervals(values),
+        by_gap=ndcg_by_gap(first.scores.gap, values),
     )
     return replace(first, scores=scores, label=label or f"{first.name} ({len(trials)} seeds)", fitted=None)

@@ -16,6 +16,7 @@ LEFT, RIGHT, TOP, BOTTOM = 48, 12, 24, 26
 PANELS = 4
 _ALONG = ("step", "epoch", "round", "iteration")
 _NOT_DRAWN = ("seconds", "_s", "events", "rate")
+_SPENT = "train_cpu_s"
 
 Curve = Sequence[Mapping[str, float]]
 
@@ -35,12 +36,19 @@ def curve_panels(curve: Curve) -> list[str]:
             if name in point and math.isfinite(point[name])
         ]
         if len(points) > 1:
-            panels.append(line_svg(points, title=name.replace("_", " "), along=along or "evaluation"))
+            title = name.replace("_", " ").replace("ndcg", "NDCG")
+            spent = curve[-1].get(_SPENT)
+            panels.append(line_svg(points, title=title, along=along or "evaluation", cpu_s=spent))
     return panels[:PANELS]
 
 
-def line_svg(points: Sequence[tuple[float, float]], *, title: str, along: str) -> str:
-    """A line through (x, y), with its ends and its best and last value readable."""
+def line_svg(
+    points: Sequence[tuple[float, float]], *, title: str, along: str, cpu_s: float | None = None
+) -> str:
+    """A line through (x, y), with its ends and its last value (of NDCG: its best) readable.
+
+    cpu_s: what the way along x took; an epoch costs what any other does, so one scale serves for both.
+    """
     xs, ys = [x for x, _ in points], [y for _, y in points]
     ticks = ticks_between(min(ys), max(ys))
     low, high = min(ticks[0], *ys), max(ticks[-1], *ys)
@@ -53,15 +61,20 @@ def line_svg(points: Sequence[tuple[float, float]], *, title: str, along: str) -
         for t in ticks
     )
     last_x, last_y = points[-1]
-    told = f"{_number(last_y)} at the end" + (f", best {_number(max(ys))}" if "ndcg" in title else "")
+    told = f"{_number(last_y)} at the end"
+    dot_x, dot_y = last_x, last_y
+    if "ndcg" in title.lower():  # the best is what is kept
+        dot_x, dot_y = max(points, key=lambda point: point[1])
+        told = f"best {_number(dot_y)} at {along} {_number(dot_x)}"
+    took = "" if cpu_s is None else f" · {_number(cpu_s)} CPU s"
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" '
         f'aria-label="{escape(title)} from {_number(ys[0])} to {_number(last_y)}">'
         f'<text class="name" x="{LEFT}" y="14">{escape(title)}: {told}</text>{marks}'
         f'<polyline class="line" points="{path}"/>'
-        f'<circle class="dot" cx="{across(last_x):.1f}" cy="{up(last_y):.1f}" r="3"/>'
+        f'<circle class="dot" cx="{across(dot_x):.1f}" cy="{up(dot_y):.1f}" r="3"/>'
         f'<text x="{LEFT}" y="{HEIGHT - 8}">{escape(along)} {_number(min(xs))}</text>'
-        f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 8}" text-anchor="end">{_number(max(xs))}</text></svg>'
+        f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 8}" text-anchor="end">{_number(max(xs))}{took}</text></svg>'
     )
 
 

@@ -81,6 +81,7 @@ class Trial:
             "config": dict(self.config),
             "without": list(self.without),
             "versions": dict(self.versions),
+            "curve": [dict(row) for row in self.curve],
         }
         if self.scores.by_gap:
             report["breakdown"] = {"gap": [_slice_json(part) for part in self.scores.by_gap]}

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from slipstream.dataset.queries import Holdout
 from slipstream.dataset.splits import Board
@@ -50,6 +51,7 @@ class Scores:
     values: Mapping[str, Values]
     metrics: Mapping[str, float]
     intervals: Mapping[str, Interval]
+    gap: NDArray[np.int64] | None = None  # [Q], the slice of each user; None where there is no clock
     by_gap: tuple[Slice, ...] = ()
     users_without_list: int = 0
 
@@ -68,11 +70,13 @@ def score_lists(board: Board, items: ItemLists, *, k: int = 10, seed: int = 0) -
     possible = board.past.item_count if board.candidates is None else int(board.candidates.sum())
     whole = {f"Coverage@{k}": coverage(items, k, possible), f"Gini@{k}": gini(items, k, possible)}
     means = {name: mean(column) for name, column in values.items()} | whole
+    gap = _gap_slices(board)
     return Scores(
         values=values,
         metrics={name: value for name, value in means.items() if not np.isnan(value)},
         intervals={name: i for name, i in intervals.items() if not np.isnan(i.mean)},
-        by_gap=_by_gap(board, values[f"NDCG@{STANDARD_CUT}"], seed),
+        gap=gap,
+        by_gap=ndcg_by_gap(gap, values, seed=seed),
         users_without_list=int((items < 0).all(axis=1).sum()),
     )
 
@@ -87,15 +91,24 @@ def _what_lists_are_made_of(board: Board, items: ItemLists, k: int) -> dict[str,
     }
 
 
-def _by_gap(board: Board, ndcg: Values, seed: int) -> tuple[Slice, ...]:
-    """NDCG@10 by the time since the last event; only where one target follows a history with a clock."""
+def _gap_slices(board: Board) -> NDArray[np.int64] | None:
+    """The slice of each user, [Q]; only where one target follows a history with a clock."""
     if board.gap_us is None or not board.name.startswith("loo"):
+        return None
+    return np.digitize(board.gap_us, _GAP_EDGES_US)
+
+
+def ndcg_by_gap(
+    gap: NDArray[np.int64] | None, values: Mapping[str, Values], *, seed: int = 0
+) -> tuple[Slice, ...]:
+    """NDCG@10 of each slice that has users: a tie with the event before, within a minute, an hour, later."""
+    if gap is None:
         return ()
-    group = np.digitize(board.gap_us, _GAP_EDGES_US)
+    ndcg = values[f"NDCG@{STANDARD_CUT}"]
     return tuple(
-        Slice(name, int((group == g).sum()), bootstrap_interval(ndcg[group == g], seed=seed))
+        Slice(name, int((gap == g).sum()), bootstrap_interval(ndcg[gap == g], seed=seed))
         for g, name in enumerate(_GAPS)
-        if (group == g).any()
+        if (gap == g).any()
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from slipstream.evaluation.tables import boards_of, differences_table, metrics_table, plain_rows
+from slipstream.evaluation.tables import boards_of, differences_table, gap_table, metrics_table, plain_rows
 from slipstream.loop.narrator import Rows
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def tell_columns(title: str, columns: Sequence[ColumnReport], narrator: Narrator
 
 
 def tell_suite(found: Suite, narrator: Narrator, names: Sequence[str] | None = None) -> None:
-    """Figures of every board with intervals, and the paired differences to popularity."""
+    """Figures of every board with intervals, paired differences to popularity, and where known the gaps."""
     for group in boards_of(found.trials):
         table = metrics_table(group, names)
         narrator.table(table.title, table.columns, plain_rows(table))
@@ -44,6 +44,9 @@ def tell_suite(found: Suite, narrator: Narrator, names: Sequence[str] | None = N
         if len(group) > 1:
             paired = differences_table(group)
             narrator.table(paired.title, paired.columns, plain_rows(paired, joint=" "))
+        gaps = gap_table(group)
+        if gaps is not None:
+            narrator.table(gaps.title, gaps.columns, plain_rows(gaps))
     for failure in found.failures:
         narrator.line(f"{failure.model} could not run on {failure.board}: {failure.message} ({failure.hint})")
 

@@ -118,10 +118,12 @@ def learn(
     )
     batches = max(1, math.ceil(len(usable) / course.users_per_batch))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / (batches * course.epochs))
-    best, stale, started = -math.inf, 0, time.perf_counter()
+    best, stale, cpu_s = -math.inf, 0, 0.0
     for epoch in range(1, course.epochs + 1 if len(usable) else 1):
+        begun = time.process_time()
         loss = _one_epoch(name, network, usable, course, optimizer, schedule, (seed, epoch))
-        row = {"epoch": float(epoch), "loss": loss, "wall_s": round(time.perf_counter() - started, 2)}
+        cpu_s += time.process_time() - begun
+        row = {"epoch": float(epoch), "loss": loss, "train_cpu_s": round(cpu_s, 3)}
         outcome.curve.append(row)
         value = validate(arrays_of(network)) if validate is not None else -loss
         if validate is not None:

@@ -197,7 +197,7 @@ class _Search:
         return self._solved[ridge, positive]
 
     def _restricted(self, ridge: float) -> sp.csr_matrix:
-        """Gathering the small systems costs far more than solving them: the whole ladder is solved at once."""
+        """Gathering the small systems costs far more than solving them: the ladder is solved at once."""
         if ridge not in self._ladder:
             steps = [ridge]
             if self.settings.ridge is None and self.holdout is not None and not self._ladder:

@@ -1,0 +1,60 @@
+"""`slipstream trial` from a folder to figures, page and files."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+USERS, ITEMS = 40, 20
+
+
+def slipstream(*arguments: str | Path, code: int = 0) -> str:
+    command = [sys.executable, "-m", "slipstream", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout if code == 0 else done.stderr
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everybody walks along a ring of items, a step every 20 seconds."""
+    folder = tmp_path_factory.mktemp("data") / "ring"
+    folder.mkdir()
+    starts = np.random.default_rng(0).integers(0, ITEMS, USERS)
+    rows = [
+        (f"u{user}", f"i{(start + step) % ITEMS}", 1_000_000 + 20 * step)
+        for user, start in enumerate(starts)
+        for step in range(8)
+    ]
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    frame.write_parquet(folder / "interactions.parquet")
+    return folder
+
+
+def test_a_trial_tells_figures_gaps_and_cost_and_writes_them(data: Path, tmp_path: Path) -> None:
+    files = [
+        "--json",
+        tmp_path / "t.json",
+        "--report",
+        tmp_path / "t.html",
+        "--slates",
+        tmp_path / "s.parquet",
+    ]
+    quick = ["--set", "epochs=3", "--set", "half_life=0"]
+    told = slipstream("trial", "bilinear", "--data", data, "--board", "loo", *files, *quick)
+    assert "< 1 min (40)" in told
+    assert "NDCG@10" in told
+    written = json.loads((tmp_path / "t.json").read_text())
+    assert written["config"]["epochs"] == 3
+    assert [row["epoch"] for row in written["curve"]] == [1, 2, 3]
+    assert all(row["validation_ndcg@10"] >= 0 and row["train_cpu_s"] > 0 for row in written["curve"])
+    assert written["breakdown"]["gap"][0]["users"] == USERS
+    page = (tmp_path / "t.html").read_text()
+    assert "validation NDCG@10: " in page
+    assert "CPU s</text>" in page
+    assert "&lt; 1 min (40)" in page
+    assert pl.read_parquet(tmp_path / "s.parquet").height == USERS * (ITEMS - 7)
