@@ -33,8 +33,12 @@ class Settings(BaseModel):
 
     def fingerprint(self) -> str:
         """12 hex digits that change when a setting changes."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return fingerprint_of(self.model_dump(mode="json"))
+
+
+def fingerprint_of(values: Mapping[str, Any]) -> str:
+    """12 hex digits of settings in JSON form; the order of the keys is no matter."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
 S = TypeVar("S", bound=Settings)

@@ -11,7 +11,7 @@ from slipstream.inference.encoder import Encoder, gap_bin, gap_bins_of
 ITEMS, DIM, HEADS, WINDOW, BINS = 23, 16, 2, 5, 24
 
 
-def weights(seed=0, *, layers=2, gated=False, clock=True, dtype=np.float64):
+def weights(seed=0, *, layers=2, swiglu=False, gated=False, clock=True, dtype=np.float64):
     random = np.random.default_rng(seed)
 
     def normal(*shape, mean=0.0):
@@ -30,10 +30,13 @@ def weights(seed=0, *, layers=2, gated=False, clock=True, dtype=np.float64):
             "relative_bias": normal(HEADS, WINDOW),
             "out_weight": normal(DIM, DIM), "out_bias": normal(DIM),
             "norm2_weight": normal(DIM, mean=1.0), "norm2_bias": normal(DIM),
-            "ffn_in_weight": normal(DIM, 2 * inner if gated else inner),
-            "ffn_in_bias": normal(2 * inner if gated else inner),
+            "ffn_in_weight": normal(DIM, 2 * inner if swiglu else inner),
+            "ffn_in_bias": normal(2 * inner if swiglu else inner),
             "ffn_out_weight": normal(inner, DIM), "ffn_out_bias": normal(DIM),
         }  # fmt: skip
+        if gated:
+            layer |= {"gate1_weight": normal(DIM, DIM), "gate1_bias": normal(DIM)}
+            layer |= {"gate2_weight": normal(DIM, DIM), "gate2_bias": normal(DIM)}
         found |= {f"layer.{n}.{name}": value for name, value in layer.items()}
     return found
 
@@ -50,11 +53,18 @@ events = st.lists(
 )
 
 
-@given(events, st.integers(1, 3), st.booleans(), st.booleans(), st.integers(0, 40))
-@settings(deadline=None, max_examples=60)
-def test_appending_one_at_a_time_equals_the_whole_history(script, layers, gated, clock, prefilled):
+bodies = st.sampled_from([{}, {"swiglu": True}, {"gated": True}, {"swiglu": True, "gated": True}])
+
+
+def encoder_of(body, **more):
+    return Encoder(weights(1, **body, **more), ffn="swiglu" if body.get("swiglu") else "silu")
+
+
+@given(events, st.integers(1, 3), bodies, st.booleans(), st.integers(0, 40))
+@settings(deadline=None, max_examples=80)
+def test_appending_one_at_a_time_equals_the_whole_history(script, layers, body, clock, prefilled):
     """Ties, events out of order and rings that wrap many times; the first part may come by prefill."""
-    encoder = Encoder(weights(1, layers=layers, gated=gated, clock=clock), ffn="swiglu" if gated else "silu")
+    encoder = encoder_of(body, layers=layers, clock=clock)
     item = np.array([i for i, _ in script], np.int32)
     time_us = np.cumsum([gap for _, gap in script]).astype(np.int64) + 10**15
     prefilled = min(prefilled, len(item))
@@ -71,10 +81,10 @@ def test_appending_one_at_a_time_equals_the_whole_history(script, layers, gated,
         assert np.argsort(-ours, kind="stable").tolist() == np.argsort(-theirs, kind="stable").tolist()
 
 
-@given(events, st.integers(1, 12), st.booleans())
+@given(events, st.integers(1, 12), bodies, st.booleans())
 @settings(deadline=None, max_examples=40)
-def test_leaving_out_one_event_equals_the_history_without_it(script, latest, clock):
-    encoder = Encoder(weights(1, clock=clock))
+def test_leaving_out_one_event_equals_the_history_without_it(script, latest, body, clock):
+    encoder = encoder_of(body, clock=clock)
     item = np.array([i for i, _ in script], np.int32)
     time_us = np.cumsum([gap for _, gap in script]).astype(np.int64) + 10**15
     latest = min(latest, len(item))
@@ -86,8 +96,9 @@ def test_leaving_out_one_event_equals_the_history_without_it(script, latest, clo
         np.testing.assert_allclose(vectors[row], expected, rtol=0, atol=1e-10)
 
 
-def test_events_beyond_the_receptive_field_do_not_matter_and_the_edge_does():
-    encoder = Encoder(weights())
+@pytest.mark.parametrize("body", [{}, {"gated": True}])
+def test_events_beyond_the_receptive_field_do_not_matter_and_the_edge_does(body):
+    encoder = encoder_of(body)
     field = encoder.receptive_field
     item = np.random.default_rng(0).integers(0, ITEMS, field + 6).astype(np.int32)
     time_us = np.arange(len(item)) * 10**7
@@ -131,10 +142,12 @@ def test_training_and_inference_agree_on_the_gap_bins():
     assert (gap_bins(times, offsets) == gap_bins_of(times, offsets, GAP_BINS)).all()
 
 
-@pytest.mark.parametrize("ffn", ["silu", "gelu", "swiglu"])
+@pytest.mark.parametrize(
+    "body", [{"ffn": "silu"}, {"ffn": "gelu"}, {"ffn": "swiglu"}, {"ffn": "swiglu", "residual": "gated"}]
+)
 @pytest.mark.parametrize("cosine", [False, True])
 @pytest.mark.parametrize("clock", [False, True])
-def test_the_encoder_equals_the_torch_network(ffn, cosine, clock):
+def test_the_encoder_equals_the_torch_network(body, cosine, clock):
     torch = pytest.importorskip("torch")
     from slipstream.training.dropout import MaskPool
     from slipstream.training.transformer_network import Dropout, NetworkShape, TransformerNetwork
@@ -145,7 +158,7 @@ def test_the_encoder_equals_the_torch_network(ffn, cosine, clock):
         layers=3,
         heads=HEADS,
         window=7,
-        ffn=ffn,
+        **body,
         gap_bins=BINS if clock else 0,
         cosine=cosine,
         query_time=clock,
@@ -165,18 +178,35 @@ def test_the_encoder_equals_the_torch_network(ffn, cosine, clock):
     wait = torch.randint(BINS, (48,), generator=stream) if clock else None
     with torch.no_grad():
         hidden = network(network.item_table(), item, gap, first, Dropout(off, off), torch.float64, wait)
-    encoder = Encoder(network.weights(), ffn=ffn, cosine=cosine)
+    encoder = Encoder(network.weights(), ffn=body.get("ffn", "silu"), cosine=cosine)
     last = offsets[1:] - 1
     vectors = encoder.encode(offsets, item.numpy().astype(np.int32), time_us)
     ours = encoder.query(vectors, None if wait is None else wait[last].numpy())
     np.testing.assert_allclose(ours, hidden[last].numpy(), atol=1e-10)
 
 
-def test_missing_weights_are_named():
-    incomplete = weights()
-    del incomplete["layer.1.out_bias"]
-    with pytest.raises(CorruptArtifact, match="out_bias"):
+@pytest.mark.parametrize("name", ["out_bias", "gate2_bias"])
+def test_missing_weights_are_named(name):
+    incomplete = weights(gated=True)
+    del incomplete[f"layer.1.{name}"]
+    with pytest.raises(CorruptArtifact, match=name):
         Encoder(incomplete)
+
+
+def gates_at(bias):
+    """The gated weights with every gate at sigmoid(bias), whatever the input."""
+    found = weights(1, gated=True)
+    gates = [name for name in found if ".gate" in name]
+    return found | {n: np.full_like(found[n], bias if n.endswith("bias") else 0.0) for n in gates}
+
+
+def test_open_gates_are_the_plain_network_and_closed_gates_let_nothing_through():
+    item, other = np.array([3, 1, 4], np.int32), np.array([7, 9, 4], np.int32)
+    open_gates, closed = Encoder(gates_at(60.0)), Encoder(gates_at(-60.0))
+    plain = Encoder({n: w for n, w in open_gates.weights.items() if ".gate" not in n})
+    np.testing.assert_allclose(one(open_gates, item, None), one(plain, item, None), atol=1e-12)
+    assert np.abs(one(plain, item, None) - one(plain, other, None)).max() > 1e-3
+    np.testing.assert_allclose(one(closed, item, None), one(closed, other, None), atol=1e-12)
 
 
 def test_the_state_has_the_promised_size():

@@ -70,7 +70,14 @@ def model(world):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"output": "cosine"}, {"ffn": "swiglu"}, {"loss": "sampled", "negatives": 64}]
+    "changes",
+    [
+        {},
+        {"output": "cosine"},
+        {"ffn": "swiglu"},
+        {"residual": "gated"},
+        {"loss": "sampled", "negatives": 64},
+    ],
 )
 def test_the_next_item_of_a_circle_is_the_first_answer(world, changes):
     model = Transformer.fit(world, tiny(**changes), FitContext(seed=1))
@@ -292,6 +299,13 @@ def test_the_preset_follows_the_shape_of_the_data_and_keeps_to_its_budget(users,
     compared = settings.negatives if loss == "sampled" else items
     work = settings.epochs * events * 6 * dim * (12 * dim * settings.layers + compared)
     assert work < 1.6e14
+
+
+def test_a_setting_that_is_younger_than_a_checkpoint_leaves_its_fingerprint_while_it_is_off():
+    """The literal is older than the option: trainings that were begun before go on."""
+    assert TransformerSettings().fingerprint() == "136a33bea909"
+    assert with_overrides(TransformerSettings(), {"residual": "gated"}).fingerprint() != "136a33bea909"
+    assert with_overrides(TransformerSettings(), {"dim": 32}).fingerprint() != "136a33bea909"
 
 
 def test_impossible_settings_are_refused():

@@ -10,17 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.errors import CorruptArtifact
+from slipstream.inference.blocks import Floats, Ring, TransformerBlock, norm, silu, unit
 
-Floats = NDArray[Any]
-
-EPSILON = 1e-5  # of the layer norms, as in training
-NEVER = -1e30
 TOKENS = 8192  # tokens of one batch of whole histories: its working memory stays within tens of MB
 
 
@@ -58,23 +54,6 @@ class EncoderState:
         return EncoderState(self.keys.copy(), self.values.copy(), self.count, self.last_us, self.vector)
 
 
-@dataclass(frozen=True)
-class _Layer:
-    norm1_weight: Floats
-    norm1_bias: Floats
-    qkv_weight: Floats
-    qkv_bias: Floats
-    relative_bias: Floats
-    out_weight: Floats
-    out_bias: Floats
-    norm2_weight: Floats
-    norm2_bias: Floats
-    ffn_in_weight: Floats
-    ffn_in_bias: Floats
-    ffn_out_weight: Floats
-    ffn_out_bias: Floats
-
-
 class Encoder:
     """Weights by name as `TransformerNetwork.weights` gives them, in any float type; sums use that type."""
 
@@ -88,19 +67,17 @@ class Encoder:
             head = ("time", "in_weight", "in_bias", "out_weight")
             self._request = [weights[f"request.{n}"] for n in head] if "request.time" in weights else None
             count = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("layer."))
-            fields = _Layer.__dataclass_fields__
-            self._layers = [_Layer(**{f: weights[f"layer.{n}.{f}"] for f in fields}) for n in range(count)]
+            self._blocks = [TransformerBlock.of(weights, f"layer.{n}.", ffn) for n in range(count)]
         except (KeyError, ValueError) as error:
             raise CorruptArtifact(f"encoder weights are incomplete: {error}") from error
         self.cosine = cosine
         self.dim = int(self.item.shape[1])
-        self.heads, self.window = map(int, self._layers[0].relative_bias.shape)
-        self._scale = (self.dim // self.heads) ** -0.5
+        self.heads, self.window = self._blocks[0].heads, self._blocks[0].window
         self.ffn = ffn
 
     @property
     def layers(self) -> int:
-        return len(self._layers)
+        return len(self._blocks)
 
     @property
     def receptive_field(self) -> int:
@@ -154,9 +131,9 @@ class Encoder:
         gap = None if gaps is None else gaps[index]
         x = self._input(item[index], gap)  # [B, L, D]
         blocked = missing if missing.any() else None
-        for number, layer in enumerate(self._layers):
+        for number, block in enumerate(self._blocks):
             need = self._needed(number, x.shape[1])
-            x, _, _ = self._layer(layer, x, blocked, need)
+            x, _, _ = block.over(x, blocked, need)
             blocked = None if blocked is None else blocked[:, -need:]
         return self._output(x[:, -1])
 
@@ -168,10 +145,10 @@ class Encoder:
         x = self.item[item]
         if self.gap is not None:
             x = x + self.gap[0 if gap is None else gap]
-        return _norm(x, *self._input_norm)
+        return norm(x, *self._input_norm)
 
     def _output(self, x: Floats) -> Floats:
-        return _norm(x, *self._final_norm)
+        return norm(x, *self._final_norm)
 
     def query(self, vectors: Floats, wait: NDArray[np.int64] | None = None) -> Floats:
         """What item vectors are multiplied with, [Q, D], from vectors of `encode`, `prefill` or `advance`.
@@ -182,61 +159,8 @@ class Encoder:
         if self._request is not None:
             time, in_weight, in_bias, out_weight = self._request
             inner = vectors @ in_weight + in_bias + time[0 if wait is None else wait]
-            vectors = vectors + _silu(inner) @ out_weight
-        return _unit(vectors) if self.cosine else vectors
-
-    def _layer(
-        self, layer: _Layer, x: Floats, missing: NDArray[np.bool_] | None, need: int
-    ) -> tuple[Floats, Floats, Floats]:
-        """The last `need` positions after the layer [B, need, D], and all keys and values [B, L, D]."""
-        length, dim = x.shape[1:]
-        h = _norm(x, layer.norm1_weight, layer.norm1_bias)
-        key_value = h @ layer.qkv_weight[:, dim:] + layer.qkv_bias[dim:]
-        key, value = key_value[..., :dim], key_value[..., dim:]
-        query = h[:, -need:] @ layer.qkv_weight[:, :dim] + layer.qkv_bias[:dim]
-        mixed = np.empty_like(query)
-        step = max(self.window, 32)
-        for start in range(0, need, step):  # blocks of queries meet the keys of their band only
-            stop = min(start + step, need)
-            low = max(0, length - need + start - self.window + 1)
-            high = length - need + stop
-            part = None if missing is None else missing[:, low:high]
-            mixed[:, start:stop] = self._attend(
-                layer, query[:, start:stop], key[:, low:high], value[:, low:high], part
-            )
-        x = x[:, -need:] + mixed @ layer.out_weight + layer.out_bias
-        return x + self._feed_forward(layer, x), key, value
-
-    def _attend(
-        self, layer: _Layer, query: Floats, key: Floats, value: Floats, missing: NDArray[np.bool_] | None
-    ) -> Floats:
-        """Queries [B, n, D] are the last n of the positions of key and value [B, m, D]."""
-        batch, n, dim = query.shape
-        m = key.shape[1]
-        age = np.arange(m - n, m)[:, None] - np.arange(m)[None, :]  # [n, m]
-        band = layer.relative_bias[:, np.clip(age, 0, self.window - 1)]
-        band = np.where((age < 0) | (age >= self.window), query.dtype.type(NEVER), band)  # [H, n, m]
-        logits = self._heads(query) @ self._heads(key).transpose(0, 1, 3, 2)
-        logits *= self._scale
-        logits += band
-        if missing is not None:
-            logits += np.where(missing, query.dtype.type(NEVER), query.dtype.type(0))[:, None, None, :]
-        shares = _softmax_in_place(logits)
-        return (shares @ self._heads(value)).transpose(0, 2, 1, 3).reshape(batch, n, dim)
-
-    def _heads(self, x: Floats) -> Floats:
-        batch, length, dim = x.shape
-        return x.reshape(batch, length, self.heads, dim // self.heads).transpose(0, 2, 1, 3)
-
-    def _feed_forward(self, layer: _Layer, x: Floats) -> Floats:
-        h = _norm(x, layer.norm2_weight, layer.norm2_bias) @ layer.ffn_in_weight
-        h += layer.ffn_in_bias
-        if self.ffn == "swiglu":
-            inner = h.shape[-1] // 2
-            h = _silu(h[..., :inner]) * h[..., inner:]
-        else:
-            h = _silu(h) if self.ffn == "silu" else _gelu(h)
-        return h @ layer.ffn_out_weight + layer.ffn_out_bias
+            vectors = vectors + silu(inner) @ out_weight
+        return unit(vectors) if self.cosine else vectors
 
     # -- one event at a time -----------------------------------------------------------------------------
 
@@ -255,8 +179,8 @@ class Encoder:
         gaps = self._gaps(np.array([0, total], np.int64), time_us, total)
         x = self._input(item[None, -keep:], None if gaps is None else gaps[None, -keep:])
         slots = np.arange(max(0, total - self.window), total) % self.window
-        for number, layer in enumerate(self._layers):
-            x, key, value = self._layer(layer, x, None, self._needed(number, x.shape[1]))
+        for number, block in enumerate(self._blocks):
+            x, key, value = block.over(x, None, self._needed(number, x.shape[1]))
             state.keys[number, slots] = key[0, -len(slots) :]
             state.values[number, slots] = value[0, -len(slots) :]
         state.count = total
@@ -310,76 +234,7 @@ class Encoder:
 
     def _step(self, x: Floats, keys: Floats, values: Floats, count: int) -> Floats:
         """One event for B states of `count` events each, in place: x [B, D], keys [B, layers, W, D]."""
-        slot, filled = count % self.window, min(count + 1, self.window)
-        age = (slot - np.arange(self.window)) % self.window
-        for number, layer in enumerate(self._layers):
-            x = self._step_layer(layer, x, keys[:, number], values[:, number], slot, filled, age)
+        ring = Ring.after(count, self.window)
+        for number, block in enumerate(self._blocks):
+            x = block.step(x, keys[:, number], values[:, number], ring)
         return self._output(x)
-
-    def _step_layer(
-        self,
-        layer: _Layer,
-        x: Floats,
-        keys: Floats,
-        values: Floats,
-        slot: int,
-        filled: int,
-        age: NDArray[np.intp],
-    ) -> Floats:
-        batch, dim = x.shape
-        rings = (batch, self.window, self.heads, -1)
-        h = _norm(x, layer.norm1_weight, layer.norm1_bias) @ layer.qkv_weight + layer.qkv_bias
-        keys[:, slot], values[:, slot] = h[:, dim : 2 * dim], h[:, 2 * dim :]
-        query = h[:, :dim].reshape(batch, self.heads, -1, 1) * self._scale
-        logits = (keys.reshape(rings).transpose(0, 2, 1, 3) @ query)[..., 0]  # [B, H, W]
-        logits += layer.relative_bias[:, age]
-        logits[..., age >= filled] = NEVER
-        shares = _softmax_in_place(logits)[:, :, None, :]
-        mixed = shares @ values.reshape(rings).transpose(0, 2, 1, 3)  # [B, H, 1, D/H]
-        x = x + mixed.reshape(batch, dim) @ layer.out_weight + layer.out_bias
-        return x + self._feed_forward(layer, x)
-
-
-def _norm(x: Floats, weight: Floats, bias: Floats) -> Floats:
-    centred = x - x.mean(-1, keepdims=True)
-    spread = np.einsum("...d,...d->...", centred, centred)[..., None] / x.shape[-1]
-    centred /= np.sqrt(spread + EPSILON)
-    centred *= weight
-    centred += bias
-    result: Floats = centred
-    return result
-
-
-def _unit(x: Floats) -> Floats:
-    length = np.sqrt(np.einsum("...d,...d->...", x, x))[..., None]
-    result: Floats = x / np.maximum(length, 1e-12)
-    return result
-
-
-def _softmax_in_place(logits: Floats) -> Floats:
-    logits -= logits.max(-1, keepdims=True)
-    np.exp(logits, out=logits)
-    logits /= logits.sum(-1, keepdims=True)
-    return logits
-
-
-def _gelu(x: Floats) -> Floats:
-    """The tanh form; training uses the same."""
-    inner = x * x
-    inner *= 0.044715 * 0.7978845608028654
-    inner += 0.7978845608028654
-    inner *= x
-    np.tanh(inner, out=inner)
-    inner += 1
-    inner *= x
-    inner *= 0.5
-    return inner
-
-
-def _silu(x: Floats) -> Floats:
-    """x / (1 + exp(-x)). For very negative x the exponential overflows, and the answer is the right 0."""
-    with np.errstate(over="ignore"):
-        below = np.exp(-x)
-    below += 1
-    result: Floats = np.divide(x, below, out=below)
-    return result

@@ -90,6 +90,7 @@ def _shape(interactions: Interactions, settings: TransformerSettings, known: int
         window=settings.attention_window,
         ffn=settings.ffn,
         ffn_dim=settings.ffn_dim,
+        residual=settings.residual,
         gap_bins=GAP_BINS if has_clock else 0,
         relative_bias=interactions.ordered,
         cosine=settings.output == "cosine",
@@ -184,7 +185,8 @@ def _for_all_items(
 def _check_memory(shape: NetworkShape, settings: TransformerSettings) -> None:
     """Refuse before the start what would be killed in the middle. An estimate, on the generous side."""
     table = shape.items * shape.dim
-    body = shape.layers * shape.dim * (4 * shape.dim + 3 * shape.hidden)
+    gates = 2 * shape.dim if shape.residual == "gated" else 0
+    body = shape.layers * shape.dim * (4 * shape.dim + 3 * shape.hidden + gates)
     state = 4 * 6 * (table + body)  # float32: weights, best weights, gradient, two moments, one in flight
     per_token = shape.layers * (12 * shape.dim + 4 * shape.hidden + 8 * shape.heads * shape.window)
     needed = state + 4 * (per_token * settings.batch_tokens + table * settings.shards)

@@ -39,6 +39,7 @@ class NetworkShape:
     cosine: bool = False
     query_time: bool = False  # the head may know when the answer is wanted; needs gap_bins
     features: int = 0  # columns of the item features; 0: none
+    residual: Literal["plain", "gated"] = "plain"
 
     @property
     def hidden(self) -> int:
@@ -81,7 +82,11 @@ class RequestHead(nn.Module):
 
 
 class Layer(nn.Module):
-    """x + attention(norm(x)), then x + ffn(norm(x))."""
+    """x + attention(norm(x)), then x + ffn(norm(x)).
+
+    Gated: each branch is scaled by sigmoid(x W + b), element by element, which keeps deep stacks trainable
+    (LiGR, Borisyuk et al. 2025). Differs: a bias; attention, norms and feed-forward stay as they are.
+    """
 
     def __init__(self, shape: NetworkShape) -> None:
         super().__init__()
@@ -103,12 +108,17 @@ class Layer(nn.Module):
         self.ffn_out_weight = nn.Parameter(torch.empty(inner, dim))
         self.ffn_out_bias = nn.Parameter(torch.zeros(dim))
         self.ffn = shape.ffn
+        self.gated = shape.residual == "gated"
+        if self.gated:
+            self.gate1_weight, self.gate2_weight = (nn.Parameter(torch.empty(dim, dim)) for _ in range(2))
+            self.gate1_bias, self.gate2_bias = (nn.Parameter(torch.zeros(dim)) for _ in range(2))
 
     def forward(self, x: Tensor, band: Band, dropout: Dropout, dtype: torch.dtype) -> Tensor:
         h = layer_norm(x, x.shape[-1:], self.norm1_weight, self.norm1_bias, EPSILON).to(dtype)
         qkv = torch.addmm(self.qkv_bias.to(dtype), h, self.qkv_weight.to(dtype))
         mixed = banded_attention(qkv, self.relative_bias, band, dropout.attention)
-        x = x + dropout.body(torch.addmm(self.out_bias.to(dtype), mixed, self.out_weight.to(dtype)))
+        branch = dropout.body(torch.addmm(self.out_bias.to(dtype), mixed, self.out_weight.to(dtype)))
+        x = x + (opening(x, self.gate1_weight, self.gate1_bias, dtype) * branch if self.gated else branch)
         h = layer_norm(x, x.shape[-1:], self.norm2_weight, self.norm2_bias, EPSILON).to(dtype)
         h = torch.addmm(self.ffn_in_bias.to(dtype), h, self.ffn_in_weight.to(dtype))
         if self.ffn == "swiglu":
@@ -116,7 +126,12 @@ class Layer(nn.Module):
             h = silu(gate) * value
         else:
             h = silu(h) if self.ffn == "silu" else gelu(h, approximate="tanh")
-        return x + dropout.body(torch.addmm(self.ffn_out_bias.to(dtype), h, self.ffn_out_weight.to(dtype)))
+        branch = dropout.body(torch.addmm(self.ffn_out_bias.to(dtype), h, self.ffn_out_weight.to(dtype)))
+        return x + (opening(x, self.gate2_weight, self.gate2_bias, dtype) * branch if self.gated else branch)
+
+
+def opening(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.sigmoid(torch.addmm(bias.to(dtype), x.to(dtype), weight.to(dtype)))
 
 
 class TransformerNetwork(nn.Module):

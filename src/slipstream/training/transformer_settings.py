@@ -6,7 +6,11 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from slipstream.config import Settings
+from slipstream.config import Settings, fingerprint_of
+
+ADDED = ("residual",)
+"""Settings younger than the first saved models. At their defaults they change no number, so they stay out of
+the fingerprint: checkpoints and models from before keep theirs."""
 
 
 class TransformerSettings(Settings):
@@ -22,6 +26,9 @@ class TransformerSettings(Settings):
     # SiLU is GELU's shape at a third of its cost here: torch's tanh form takes 4 ns an element in both passes
     ffn: Literal["silu", "gelu", "swiglu"] = "silu"
     ffn_dim: int = Field(default=0, ge=0, le=8192, description="0: four times dim")
+    residual: Literal["plain", "gated"] = Field(
+        default="plain", description="gated: each branch times sigmoid(gate(x)), for deep stacks"
+    )
     output: Literal["dot", "cosine"] = "dot"
     temperature: float = Field(default=0.05, gt=0, le=10, description="of the cosine output")
     times: bool = Field(
@@ -64,6 +71,11 @@ class TransformerSettings(Settings):
     precision: Literal["auto", "bfloat16", "float32"] = Field(
         default="auto", description="auto: bfloat16 if native"
     )
+
+    def fingerprint(self) -> str:
+        """12 hex digits that change when a setting changes the numbers."""
+        idle = {name for name in ADDED if getattr(self, name) == type(self).model_fields[name].default}
+        return fingerprint_of(self.model_dump(mode="json", exclude=idle))
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
