@@ -82,7 +82,7 @@ class ListStore:
         rows = self.history(user_id, limit)
         values = rows["value"].fill_null(float("nan")).to_numpy()
         times = rows["time_us"].fill_null(NO_TIME_US).to_numpy()
-        return Recent(rows["item_id"].to_list(), rows["kind"].to_list(), values, times)
+        return Recent(rows["item_id"].to_list(), rows["kind"].to_list(), values, times, self._last)
 
     def event_count(self, user_id: str | None = None) -> int:
         return len(self._rows if user_id is None else self._of(user_id))

@@ -31,6 +31,7 @@ from slipstream.models.recommender import (
     ExplainsByHistory,
     ExplainsByPaths,
     FitContext,
+    Incremental,
     Recommender,
     TrainingData,
     refit,
@@ -320,11 +321,28 @@ def check_abilities(name: str) -> None:
             assert np.isfinite(parts).all()
             assert (parts[:, 1] == 0).all()  # the unknown event carries nothing
             assert model.contributions(query_of([]), items).shape == (3, 0)
+        if isinstance(model, Incremental):
+            check_advancing(model, queries)
         if isinstance(model, ExplainsByPaths):
             paths = model.paths(query, 6, 5)
             assert paths == model.paths(query, 6, 5)
             values = [path.score for path in paths]
             assert values == sorted(values, reverse=True)
+
+
+def check_advancing(model: Incremental, queries: Queries) -> None:
+    """A state started with a part of a history and advanced by the rest says what the whole history says."""
+    for number in range(len(queries)):
+        whole = queries.part(number, number + 1)
+        for start in (0, len(whole.item) // 2, len(whole.item)):
+            times = None if whole.time_us is None else whole.time_us[:start].tolist()
+            state = model.start(query_of(whole.item[:start].tolist(), times_us=times))
+            for place in range(start, len(whole.item)):
+                time_us = None if whole.time_us is None else int(whole.time_us[place])
+                model.advance(state, int(whole.item[place]), time_us)
+            assert state.nbytes >= 0
+            advanced, scores = model.score_from(state, whole), model.score(whole)
+            np.testing.assert_allclose(advanced, scores, rtol=1e-3, atol=1e-4)
 
 
 def check_refit(name: str) -> None:

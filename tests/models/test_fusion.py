@@ -158,3 +158,41 @@ def test_a_refit_spares_what_stops_early() -> None:
 def test_wrong_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         Fusion.fit(circle(), FusionSettings(**settings), FitContext())
+
+
+class Tally(Fixed):
+    """The events of the latest item count most; its state is the list of what it has seen."""
+
+    class Seen(list[tuple[int, int]]):
+        nbytes = 10
+
+    def start(self, query: Any) -> "Tally.Seen":
+        return self.Seen(zip(query.item.tolist(), query.time_us.tolist(), strict=True))
+
+    def advance(self, state: "Tally.Seen", item: int, time_us: int) -> None:
+        state.append((item, time_us))
+
+    def score_from(self, state: "Tally.Seen", query: Any) -> np.ndarray:
+        row = np.zeros((1, 6), np.float32)
+        for item, time_us in state:
+            row[0, item] += time_us
+        return row
+
+    def score(self, queries: Any) -> np.ndarray:
+        return self.score_from(self.start(queries), queries)
+
+
+def test_members_that_keep_a_state_are_advanced_and_the_others_asked() -> None:
+    fixed = Fixed(np.array([[0.0, 3, 1, 2, 5, 1]]))
+    model = Fusion(
+        {"tally": Tally(fixed.rows), "fixed": fixed}, np.array([0.7, 0.3]), FusionSettings(), FitReport()
+    )
+    whole = query_of([0, 2, 2], user=0, times_us=[1, 5, 9])
+    state = model.start(query_of([0], user=0, times_us=[1]))
+    assert state.nbytes == 10
+    model.advance(state, 2, 5)
+    model.advance(state, 2, 9)
+    np.testing.assert_array_equal(model.score_from(state, whole), model.score(whole))
+    assert not np.array_equal(
+        model.score_from(model.start(query_of([], times_us=[])), whole), model.score(whole)
+    )

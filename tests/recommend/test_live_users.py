@@ -71,7 +71,7 @@ def test_states_are_right_under_many_scripts_of_writes_and_small_capacity(
     store: SqliteEventStore, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(5)
-    users = live(store, capacity=20)
+    users = live(store, budget_bytes=2_000)
     expected: dict[str, list[str]] = {name: [] for name in ("a", "b", "c", "d")}
     with SqliteEventStore(tmp_path / "events.sqlite") as other:
         for step in range(150):

@@ -191,6 +191,7 @@ class SqliteEventStore:
     def recent(self, user_id: str, limit: int = 200) -> Recent:
         with self._reading() as db:
             user = self._number(db, user_id)
+            as_of = int(db.execute(sql.STATE).fetchone()[0])
             if tail := self._tail(db, user):
                 rows = [row[1:] for row in self._newest(db, user, limit, tail)]
             else:
@@ -198,7 +199,8 @@ class SqliteEventStore:
             times, items, packed = zip(*rows, strict=True) if rows else [()] * 3
             with self._decoding():
                 _, values, kinds = sql.unpack(packed)
-                return Recent(list(items), self._kind_names(db, kinds), values, np.array(times, np.int64))
+                kind_names, times_us = self._kind_names(db, kinds), np.array(times, np.int64)
+                return Recent(list(items), kind_names, values, times_us, as_of)
 
     def _newest(self, db: Connection, user: int, limit: int, tail: list[sql.Row]) -> list[sql.Row]:
         rows: list[sql.Row] = db.execute(sql.NEWEST, (user, limit)).fetchall()

@@ -44,13 +44,14 @@ NO_TIME_US = -(2**63)
 class Recent:
     """The newest events of a person, newest first, as columns [rows] without ids: what serving reads.
 
-    values: NaN for none. times_us: NO_TIME_US for none.
+    values: NaN for none. times_us: NO_TIME_US for none. as_of: the store's `last_arrival` at that moment.
     """
 
     items: list[str]
     kinds: list[str]
     values: NDArray[np.float64]
     times_us: NDArray[np.int64]
+    as_of: int
 
     def __len__(self) -> int:
         return len(self.items)

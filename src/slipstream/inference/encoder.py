@@ -50,6 +50,10 @@ class EncoderState:
     last_us: int | None = None
     vector: Floats | None = None  # [D] of the latest event; None before the first
 
+    @property
+    def nbytes(self) -> int:
+        return int(self.keys.nbytes + self.values.nbytes)
+
     def copy(self) -> EncoderState:
         return EncoderState(self.keys.copy(), self.values.copy(), self.count, self.last_us, self.vector)
 

@@ -14,6 +14,8 @@ neighbours and EASE together beat each alone. Different here: any members, and a
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -30,6 +32,8 @@ from slipstream.models.recommender import (
     ExplainsByPaths,
     FitContext,
     FitReport,
+    Incremental,
+    ModelState,
     PathReason,
     Recommender,
     ScoreMatrix,
@@ -52,6 +56,17 @@ class FusionSettings(Settings):
     candidates: int = Field(200, ge=10)
     """Items per member among which the weights are fitted."""
     validation_users: int = Field(4_000, ge=1)
+
+
+@dataclass(frozen=True)
+class FusionState:
+    """The states of members, by name."""
+
+    parts: dict[str, ModelState]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts.values())
 
 
 class Fusion:
@@ -141,10 +156,34 @@ class Fusion:
 
     def score(self, queries: Queries) -> ScoreMatrix:
         """The sum of the members' costs."""
+        return self._sum((member.score(queries) for member in self._members.values()), queries)
+
+    def start(self, query: Queries) -> FusionState:
+        """The states of the members that keep one."""
+        parts = {name: m.start(query) for name, m in self._members.items() if isinstance(m, Incremental)}
+        return FusionState(parts)
+
+    def advance(self, state: FusionState, item: int, time_us: int | None) -> None:
+        for name, part in state.parts.items():
+            member = self._members[name]
+            assert isinstance(member, Incremental)  # noqa: S101 - only such a member has a part
+            member.advance(part, item, time_us)
+
+    def score_from(self, state: FusionState, query: Queries) -> ScoreMatrix:
+        """The members that keep no state are asked as always."""
+        return self._sum((self._member_score(name, state, query) for name in self._members), query)
+
+    def _member_score(self, name: str, state: FusionState, query: Queries) -> ScoreMatrix:
+        member = self._members[name]
+        if isinstance(member, Incremental):
+            return member.score_from(state.parts[name], query)
+        return member.score(query)
+
+    def _sum(self, member_scores: Iterable[ScoreMatrix], queries: Queries) -> ScoreMatrix:
         total: ScoreMatrix | None = None
         silent: NDArray[np.bool_] | None = None
-        for member, weight in zip(self._members.values(), self._weights, strict=True):
-            scores = standardised(member.score(queries), queries)
+        for guesses, weight in zip(member_scores, self._weights, strict=True):
+            scores = standardised(guesses, queries)
             nothing = np.isnan(scores)
             silent = nothing if silent is None else silent & nothing
             scores[nothing] = 0.0

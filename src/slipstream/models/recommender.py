@@ -122,6 +122,36 @@ class Embeds(Protocol):
         ...
 
 
+class ModelState(Protocol):
+    """What a model keeps of one user between requests."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+@runtime_checkable
+class Incremental(Protocol):
+    """Keeps a state of each user that one event advances: the next answer need not read the history again.
+
+    score_from(state, q) equals score(q), up to the order of sums, where `state` has seen exactly q's history:
+    started with a part of it and advanced by the rest, event by event, in time.
+    """
+
+    def score(self, queries: Queries) -> ScoreMatrix: ...
+
+    def start(self, query: Queries) -> ModelState:
+        """The state after the history of one query."""
+        ...
+
+    def advance(self, state: Any, item: int, time_us: int | None) -> None:
+        """Append one event to a state of `start`, in place."""
+        ...
+
+    def score_from(self, state: Any, query: Queries) -> ScoreMatrix:
+        """[1, I]; `query` is the one whose history the state has seen."""
+        ...
+
+
 @dataclass(frozen=True)
 class Hop:
     """One edge of a path, in names of the graph: `user:…`, `item:…` or an entity."""

@@ -1,7 +1,9 @@
 """What is known of a user at this moment: the stored history, in the numbers of a release.
 
-States are kept in a small LRU and are dropped when the store says that something changed, also when another
-process changed it; so an acknowledged event is in the next answer.
+States are kept in an LRU with a budget in bytes. Before every answer the store is asked where it stands;
+events that any process wrote since then are appended to the states they belong to, and where appending would
+not be right (a late event, a forgetting) the state is dropped and read again. So an acknowledged event is in
+the next answer of every worker, and what a restart loses is only the time to read a history again.
 """
 
 from __future__ import annotations
@@ -14,16 +16,19 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from slipstream.dataset.queries import Queries
 from slipstream.dataset.vocabulary import UNKNOWN, Vocabulary
 from slipstream.events.store import NO_TIME_US, EventStore, StoreState
+from slipstream.recommend.memo import Memo
 
 if TYPE_CHECKING:
     from slipstream.recommend.newcomers import Shelf
     from slipstream.recommend.rules import Rules
 
+BUDGET_BYTES = 256 << 20
 MOST_CHANGES = 10_000
 """After more new events than this it is cheaper to forget all states than to look who is meant."""
 ASKED_KIND = "click"
@@ -37,7 +42,8 @@ class UserState:
     number: the user's dense number, UNKNOWN for a person whom the release has not met or who was forgotten.
     item: UNKNOWN (-1) where the model may not know of the event: the release does not hold the item, or the
       event's value is below the minimum. Its outside id is in item_ids all the same.
-    time_us: None where some event has no time.
+    time_us: None where some event has no time. as_of: the last arrival of the store when this was true.
+    memo: what was worked out for this very state; None where nothing may be kept (a given history).
     """
 
     user_id: str | None
@@ -46,6 +52,13 @@ class UserState:
     item: NDArray[np.int32]  # [H]
     kinds: tuple[str, ...]
     time_us: NDArray[np.int64] | None = None  # [H]
+    as_of: int = 0
+    memo: Memo | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """About what it holds: 100 bytes an event (its id is most of it), and the memo."""
+        return 500 + 100 * len(self.item_ids) + (0 if self.memo is None else self.memo.nbytes)
 
     @cached_property
     def known_ids(self) -> tuple[str, ...]:
@@ -94,6 +107,26 @@ class UserState:
             item=self.item[kept],
             kinds=tuple(self.kinds[i] for i in kept),
             time_us=self.time_us[kept],
+            memo=None,
+        )
+
+    def followed_by(self, later: UserState, number: int) -> UserState | None:
+        """This state with later events at its end; None where they do not all belong there."""
+        if later.time_us is None or (len(self.item_ids) and self.time_us is None):
+            return None
+        time_us = later.time_us if self.time_us is None else np.concatenate([self.time_us, later.time_us])
+        if (np.diff(time_us) < 0).any():
+            return None
+        handed_on = self.memo.model if self.memo is not None and len(self.item_ids) else None
+        return UserState(
+            user_id=self.user_id,
+            number=number,
+            item_ids=self.item_ids + later.item_ids,
+            item=np.concatenate([self.item, later.item]),
+            kinds=self.kinds + later.kinds,
+            time_us=time_us,
+            as_of=later.as_of,
+            memo=Memo(handed_on),
         )
 
 
@@ -112,19 +145,24 @@ class LiveUsers:
         *,
         limit: int = 5_000,
         minimum_value: float | None = None,
-        capacity: int = 1_000_000,
+        budget_bytes: int = BUDGET_BYTES,
     ) -> None:
         """user_events: [U] events of each user when the release was made. limit: events read of a user.
 
-        capacity: events held in all states together, about 100 bytes each.
+        budget_bytes: of all kept states with their memos; the longest unused go first.
         """
         self._store, self._items, self._users = store, items, users
-        self._user_events, self._limit, self._capacity = user_events, limit, capacity
+        self._user_events, self._limit, self._budget = user_events, limit, budget_bytes
         self._minimum_value = minimum_value
         self._kept: OrderedDict[str, UserState] = OrderedDict()
-        self._held = 0
+        self._sizes: dict[str, int] = {}
+        self.held_bytes = 0
         self._seen = StoreState(-1, -1)
+        self._strangers = Memo()  # people without events are all alike
         self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._kept)
 
     def state(self, user_id: str) -> UserState:
         """The state of a user, with everything acknowledged before the call."""
@@ -137,29 +175,37 @@ class LiveUsers:
                 self._kept.move_to_end(user_id)
                 return found
         fresh = self._read(user_id)
-        with self._lock:
-            if seen == self._seen:  # else it may be older than what others have dropped meanwhile
+        with self._lock:  # what others have caught up with meanwhile must be in it already
+            if seen.forgotten == self._seen.forgotten and fresh.as_of >= self._seen.last_arrival:
                 self._keep(user_id, fresh)
         return fresh
 
+    def settle(self, user: UserState) -> None:
+        """Count what was worked out for a state while an answer was made."""
+        with self._lock:
+            if user.user_id is not None and self._kept.get(user.user_id) is user:
+                self._keep(user.user_id, user)
+
     def _keep(self, user_id: str, state: UserState) -> None:
-        """Put a state in front and let the longest unused ones go; an empty state counts as one event."""
+        """Put a state in front and let the longest unused ones go."""
         self._drop(user_id)
-        self._kept[user_id] = state
-        self._held += len(state.item_ids) + 1
-        while self._held > self._capacity and len(self._kept) > 1:
+        size = state.nbytes if state.memo is not self._strangers else 500
+        self._kept[user_id], self._sizes[user_id] = state, size
+        self.held_bytes += size
+        while self.held_bytes > self._budget and len(self._kept) > 1:
             self._drop(next(iter(self._kept)))
 
-    def _drop(self, user_id: str) -> None:
-        if (old := self._kept.pop(user_id, None)) is not None:
-            self._held -= len(old.item_ids) + 1
+    def _drop(self, user_id: str) -> UserState | None:
+        self.held_bytes -= self._sizes.pop(user_id, 0)
+        return self._kept.pop(user_id, None)
 
     def _clear(self) -> None:
         self._kept.clear()
-        self._held = 0
+        self._sizes.clear()
+        self.held_bytes = 0
 
     def _catch_up(self, store: EventStore) -> None:
-        """Drop the states of users who have new events, from any process, and all after a forgetting."""
+        """Append what arrived since the last look, from any process; drop all after a forgetting."""
         now = store.state()
         if now == self._seen:
             return
@@ -169,9 +215,44 @@ class LiveUsers:
             changes = store.changes_since(self._seen.last_arrival, limit=MOST_CHANGES)
             if changes.height == MOST_CHANGES:
                 self._clear()
-            for user_id in set(changes["user_id"].to_list()):
-                self._drop(user_id)
+            else:
+                self._follow(changes)
+                now = replace(now, last_arrival=max(now.last_arrival, _last(changes)))
         self._seen = now
+
+    def _follow(self, changes: pl.DataFrame) -> None:
+        """Append the events of a frame with `arrival` to the kept states of their users."""
+        places: dict[str, list[int]] = {}
+        for place, user_id in enumerate(changes["user_id"].to_list()):
+            if user_id in self._kept:
+                places.setdefault(user_id, []).append(place)
+        for user_id, rows in places.items():
+            before = self._kept[user_id]
+            part = changes[rows]
+            if before.as_of >= int(part["arrival"][0]):  # it was read after some of these had arrived
+                part = part.filter(pl.col("arrival") > before.as_of)
+                if not part.height:
+                    continue
+            after = self._followed(before, part)
+            self._drop(user_id)
+            if after is not None:
+                self._keep(user_id, after)
+
+    def _followed(self, before: UserState, rows: pl.DataFrame) -> UserState | None:
+        item_ids, values = tuple(rows["item_id"].to_list()), rows["value"].to_list()
+        events = len(before.item_ids) + len(item_ids)
+        if events > self._limit:
+            return None
+        later = UserState(
+            user_id=before.user_id,
+            number=UNKNOWN,
+            item_ids=item_ids,
+            item=self._numbers(item_ids, np.array(values, np.float64)),
+            kinds=tuple(rows["kind"].to_list()),
+            time_us=None if rows["time_us"].null_count() else rows["time_us"].to_numpy(),
+            as_of=int(rows["arrival"][-1]),
+        )
+        return before.followed_by(later, self._number(before.user_id or "", events))
 
     def given(self, user_id: str | None, history: Sequence[str]) -> UserState:
         """The state of a request that brings its own history."""
@@ -183,17 +264,23 @@ class LiveUsers:
         newest = self._store.recent(user_id, limit=self._limit)
         item_ids = tuple(reversed(newest.items))
         times = newest.times_us[::-1]
-        numbers = self._items.numbers(item_ids)
-        if self._minimum_value is not None:
-            numbers[newest.values[::-1] < self._minimum_value] = UNKNOWN  # NaN, no value, is not below
         return UserState(
             user_id=user_id,
             number=self._number(user_id, len(newest)),
             item_ids=item_ids,
-            item=numbers,
+            item=self._numbers(item_ids, newest.values[::-1]),
             kinds=tuple(reversed(newest.kinds)),
             time_us=None if not len(newest) or (times == NO_TIME_US).any() else np.ascontiguousarray(times),
+            as_of=newest.as_of,
+            memo=Memo() if len(newest) else self._strangers,
         )
+
+    def _numbers(self, item_ids: Sequence[str], values: NDArray[np.float64]) -> NDArray[np.int32]:
+        """Dense numbers, UNKNOWN also where the value is too small; NaN, no value, is not."""
+        numbers = self._items.numbers(item_ids)
+        if self._minimum_value is not None:
+            numbers[values < self._minimum_value] = UNKNOWN
+        return numbers
 
     def _number(self, user_id: str, events: int) -> int:
         """The user's number; UNKNOWN for one who has fewer events than the release was trained on.
@@ -205,3 +292,7 @@ class LiveUsers:
         if number < 0 or events < min(self._limit, int(self._user_events[number])) or not events:
             return UNKNOWN
         return number
+
+
+def _last(changes: pl.DataFrame) -> int:
+    return int(changes["arrival"][-1]) if changes.height else 0

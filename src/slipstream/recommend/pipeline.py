@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.config import Home
+from slipstream.dataset.queries import Queries
 from slipstream.errors import UnknownName, UsageError
 from slipstream.inference.retriever import top_k
-from slipstream.recommend.live_users import LiveUsers, UserState
+from slipstream.recommend.live_users import BUDGET_BYTES, LiveUsers, UserState
+from slipstream.recommend.memo import MOST_NAMED, named
 from slipstream.recommend.newcomers import AddedItems, LiveShelf, Shelf
 from slipstream.recommend.ranking import rank
 from slipstream.recommend.release import Release
@@ -65,10 +67,13 @@ class Pipeline:
         home: Home | None = None,
         added: AddedItems | None = None,
         rules: Rules | None = None,
+        slate_cache: bool = True,
+        budget_bytes: int = BUDGET_BYTES,
     ) -> None:
         """store: where histories are read; without one they come in requests.
 
         home: whose rules and added items stand over those of the release. added, rules: the same, one by one.
+        slate_cache: keep finished slates. budget_bytes: of what is kept of users, slates included.
         """
         if home is not None:
             added, rules = added or AddedItems(home.catalogue), rules or read_rules(home.root, release.rules)
@@ -82,7 +87,9 @@ class Pipeline:
             release.user_events,
             limit=release.settings.history_limit,
             minimum_value=release.settings.minimum_value,
+            budget_bytes=budget_bytes,
         )
+        self._slate_cache = slate_cache
 
     def recommend(self, request: Request) -> Slate:
         """The slate: as of `time_us`, else as of now with every acknowledged event.
@@ -93,6 +100,30 @@ class Pipeline:
             raise UsageError(f"k must be between 1 and {MOST_ITEMS}, got {request.k}")
         shelf = self._shelf.now()
         user = self._user(request)
+        memo = user.memo if self._slate_cache else None
+        key = None if memo is None else _key(request)
+        if memo is not None and key is not None:
+            if (found := memo.slate(key, shelf)) is not None:
+                return self._again(found, request)
+            slate = self._fresh(request, user, shelf)
+            memo.keep(key, shelf, slate)
+        else:
+            slate = self._fresh(request, user, shelf)
+        self._users.settle(user)
+        return slate
+
+    def _again(self, slate: Slate, request: Request) -> Slate:
+        """A finished slate, given once more."""
+        return Slate(
+            request.request_id or uuid.uuid4().hex,
+            request.user_id,
+            slate.items,
+            "cache",
+            slate.release,
+            self._age_s(),
+        )
+
+    def _fresh(self, request: Request, user: UserState, shelf: Shelf) -> Slate:
         scores, tier = self._scores(user, request.time_us)
         extended = np.concatenate([scores, shelf.new_scores(scores)])
         excluded = self._excluded(request, user, shelf)
@@ -147,10 +178,19 @@ class Pipeline:
         """Scores of the released items [I] and who gave them: popularity where nothing is known."""
         query = user.query(now_us)
         if user.number >= 0 or len(query.item):
-            scores = self.release.primary.score(query)[0]
+            scores = self._primary_scores(user, query)
             if np.isfinite(scores).any():
                 return scores, "model"
         return self.release.popularity.score(query)[0], "popularity"
+
+    def _primary_scores(self, user: UserState, query: Queries) -> NDArray[np.float32]:
+        """A model that can be advanced goes on from where the last answer left it."""
+        model = self.release.incremental
+        if model is None or user.memo is None:
+            scores: NDArray[np.float32] = self.release.primary.score(query)[0]
+        else:
+            scores = user.memo.model.score(model, query)[0]
+        return scores
 
     def _never(self, shelf: Shelf) -> NDArray[np.bool_]:
         """[I + N], True where the rules forbid the item to anybody. A fresh array."""
@@ -207,8 +247,20 @@ class Pipeline:
             SlateItem(*shelf.named(item), score, why)
             for (item, score), why in zip(chosen, reasons, strict=True)
         )
-        age_s = max(0.0, time.time() - self.release.created_us / 1e6)
-        return Slate(request_id or uuid.uuid4().hex, user_id, items, tier, self.release.name, round(age_s, 3))
+        return Slate(request_id or uuid.uuid4().hex, user_id, items, tier, self.release.name, self._age_s())
+
+    def _age_s(self) -> float:
+        return round(max(0.0, time.time() - self.release.created_us / 1e6), 3)
+
+
+def _key(request: Request) -> Hashable | None:
+    """What an answer depends on beside the user and the shelf; None: not worth keeping."""
+    if request.time_us is not None or request.context:
+        return None
+    if len(request.exclude) + len(request.allow or ()) > MOST_NAMED:
+        return None
+    filters = tuple(sorted((column, tuple(values)) for column, values in request.filters.items()))
+    return request.k, request.explain, named(request.exclude), named(request.allow), filters
 
 
 def _known(shelf: Shelf, item_id: str) -> int:

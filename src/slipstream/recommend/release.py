@@ -42,7 +42,13 @@ from slipstream.dataset.snapshot import Snapshot
 from slipstream.dataset.vocabulary import Vocabulary
 from slipstream.errors import NotThere, UsageError
 from slipstream.graph.linked_graph import LinkedGraph
-from slipstream.models.recommender import Embeds, ExplainsByHistory, ExplainsByPaths, Recommender
+from slipstream.models.recommender import (
+    Embeds,
+    ExplainsByHistory,
+    ExplainsByPaths,
+    Incremental,
+    Recommender,
+)
 from slipstream.models.registry import load_model, save_model
 from slipstream.recommend.catalogue import Catalogue
 from slipstream.recommend.live_users import NOBODY
@@ -128,6 +134,12 @@ class Release:
     @cached_property
     def primary(self) -> Recommender:
         return load_model(self._artifact.part("primary"))[1]
+
+    @cached_property
+    def incremental(self) -> Incremental | None:
+        """The primary model, if it keeps a state of each user."""
+        primary = self.primary
+        return primary if isinstance(primary, Incremental) else None
 
     @cached_property
     def popularity(self) -> Recommender:

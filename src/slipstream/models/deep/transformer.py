@@ -25,7 +25,7 @@ from slipstream.artifacts import Artifact, ArtifactWriter
 from slipstream.config import Settings, with_overrides
 from slipstream.dataset.queries import Holdout, Queries
 from slipstream.errors import BadInput, ConfigError, MissingExtra
-from slipstream.inference.encoder import Encoder, gap_bin
+from slipstream.inference.encoder import Encoder, EncoderState, gap_bin
 from slipstream.models.recommender import FitContext, FitReport, ScoreMatrix, TrainingData
 from slipstream.models.validation import sample_holdout, validation_ndcg
 from slipstream.training.transformer_settings import TransformerSettings
@@ -92,6 +92,27 @@ class Transformer:
 
     def score(self, queries: Queries) -> ScoreMatrix:
         scores: ScoreMatrix = self.query_vectors(queries) @ self._output.T
+        scores[:, ~self.known] = np.nan
+        return scores
+
+    def start(self, query: Queries) -> EncoderState:
+        """The rings of keys and values after one history. Cost: one encoding."""
+        _, item, time_us = self._known_histories(query)
+        return self.encoder.prefill(item, time_us)
+
+    def advance(self, state: EncoderState, item: int, time_us: int | None) -> None:
+        """One event of an item that has a vector; others leave no trace, as in `score`."""
+        if item >= 0 and self.known[item]:
+            self.encoder.advance(state, item, time_us)
+
+    def score_from(self, state: EncoderState, query: Queries) -> ScoreMatrix:
+        """Cost: one product with the item table."""
+        if state.vector is None:
+            return np.full((1, len(self.known)), np.nan, np.float32)
+        wait = None
+        if query.now_us is not None and state.last_us is not None and self.encoder.gap is not None:
+            wait = np.array([gap_bin(int(query.now_us[0]) - state.last_us, len(self.encoder.gap))])
+        scores: ScoreMatrix = self.encoder.query(state.vector[None], wait) @ self._output.T
         scores[:, ~self.known] = np.nan
         return scores
 

@@ -1,0 +1,95 @@
+"""What was worked out for one state of a user: finished slates, and the model's own state.
+
+A memo belongs to one immutable `UserState` of one pipeline, that is of one release under one set of rules.
+Whatever changes the answer makes a new state (an event, a forgetting) or a new pipeline (a release, rules),
+and so a new memo: a slate in it can be old, but never stale. Only the shelf may change beside it; each slate
+remembers the shelf that it was made from.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Hashable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from slipstream.dataset.queries import Queries
+from slipstream.models.recommender import Incremental, ModelState, ScoreMatrix
+
+if TYPE_CHECKING:
+    from slipstream.recommend.newcomers import Shelf
+    from slipstream.recommend.slate import Slate
+
+MOST_SLATES = 8
+"""Slates kept per state; pages that differ in `k` or filters seldom are more."""
+MOST_NAMED = 200
+"""A request that names more ids than this is not worth a key."""
+MOST_STEPS = 64
+"""After more new events than this, one pass over the history is cheaper than as many steps."""
+
+
+class ModelMemory:
+    """A model's state of one user. It is handed on from state to state while events are only appended."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._state: ModelState | None = None
+        self._seen = 0  # events of the query that the state holds
+
+    @property
+    def nbytes(self) -> int:
+        state = self._state
+        return 0 if state is None else state.nbytes
+
+    def score(self, model: Incremental, query: Queries) -> ScoreMatrix:
+        """[1, I], as `model.score(query)`: the events that are new since the last call are steps."""
+        with self._lock:
+            state, new = self._state, len(query.item) - self._seen
+            if state is not None and new < 0:  # another thread has gone ahead with a later history
+                return model.score(query)
+            self._state = None  # a step that fails half way leaves nothing behind
+            if state is None or new > MOST_STEPS:
+                state = model.start(query)
+            else:
+                for place in range(self._seen, len(query.item)):
+                    time_us = None if query.time_us is None else int(query.time_us[place])
+                    model.advance(state, int(query.item[place]), time_us)
+            self._state, self._seen = state, len(query.item)
+            return model.score_from(state, query)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    shelf: Shelf
+    slate: Slate
+
+
+class Memo:
+    """See the module. Thread-safe."""
+
+    __slots__ = ("_bytes", "_slates", "model")
+
+    def __init__(self, model: ModelMemory | None = None) -> None:
+        self.model = model or ModelMemory()
+        self._slates: dict[Hashable, _Kept] = {}
+        self._bytes = 0
+
+    @property
+    def nbytes(self) -> int:
+        return self.model.nbytes + self._bytes
+
+    def slate(self, key: Hashable, shelf: Shelf) -> Slate | None:
+        """The finished slate of a request that was asked of this state and shelf before."""
+        kept = self._slates.get(key)
+        return kept.slate if kept is not None and kept.shelf is shelf else None
+
+    def keep(self, key: Hashable, shelf: Shelf, slate: Slate) -> None:
+        if len(self._slates) >= MOST_SLATES and key not in self._slates:
+            self._slates, self._bytes = {}, 0
+        self._slates[key] = _Kept(shelf, slate)
+        self._bytes += 400 + sum(300 + 600 * len(item.reasons) for item in slate.items)
+
+
+def named(ids: Collection[str] | None) -> frozenset[str] | None:
+    """A set of ids as part of a key; order and repeats do not matter to an answer."""
+    return None if ids is None else frozenset(ids)
