@@ -161,7 +161,7 @@ def test_wrong_settings_are_refused(settings: dict[str, Any]) -> None:
 
 
 class Tally(Fixed):
-    """The events of the latest item count most; its state is the list of what it has seen."""
+    """What comes after the latest items scores most; its state is the list of what it has seen."""
 
     class Seen(list[tuple[int, int]]):
         nbytes = 10
@@ -175,7 +175,7 @@ class Tally(Fixed):
     def score_from(self, state: "Tally.Seen", query: Any) -> np.ndarray:
         row = np.zeros((1, 6), np.float32)
         for item, time_us in state:
-            row[0, item] += time_us
+            row[0, (item + 1) % 6] += time_us
         return row
 
     def score(self, queries: Any) -> np.ndarray:
