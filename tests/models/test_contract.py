@@ -326,6 +326,8 @@ def check_abilities(name: str) -> None:
         if isinstance(model, ExplainsByPaths):
             paths = model.paths(query, 6, 5)
             assert paths == model.paths(query, 6, 5)
+            together = model.paths_to(query, [6, ITEMS, 1, 6], 5)
+            assert together == [paths, [], model.paths(query, 1, 5), paths]
             values = [path.score for path in paths]
             assert values == sorted(values, reverse=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,11 @@ class CoCounts:
             if weight > 0
         ]
         return found[:limit]
+
+    def paths_to(
+        self, query: Queries, items: Sequence[int], limit: int, *, varied: bool = False
+    ) -> list[list[PathReason]]:
+        return [self.paths(query, item, limit) for item in items]  # all are of one kind
 
 
 def with_model(opened: Release, model: Any) -> Release:

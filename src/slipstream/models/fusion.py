@@ -14,7 +14,7 @@ neighbours and EASE together beat each alone. Different here: any members, and a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -200,11 +200,17 @@ class Fusion:
         return np.zeros((len(items), len(query.item)), np.float32)
 
     def paths(self, query: Queries, item: int, limit: int) -> list[PathReason]:
+        """`paths_to` of one item."""
+        return self.paths_to(query, [item], limit)[0]
+
+    def paths_to(
+        self, query: Queries, items: Sequence[int], limit: int, *, varied: bool = False
+    ) -> list[list[PathReason]]:
         """The paths of the strongest member that has any; [] if none has."""
         for member in self._strongest_first():
             if isinstance(member, ExplainsByPaths):
-                return member.paths(query, item, limit)
-        return []
+                return member.paths_to(query, items, limit, varied=varied)
+        return [[] for _ in items]
 
     def _strongest_first(self) -> list[Recommender]:
         members = list(self._members.values())

@@ -7,7 +7,7 @@ exception; the data is not modified; the held-out item is found on a world with 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
@@ -152,7 +152,7 @@ class Incremental(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Hop:
     """One edge of a path, in names of the graph: `user:…`, `item:…` or an entity."""
 
@@ -162,7 +162,7 @@ class Hop:
     weight: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PathReason:
     """A path from the user to the item and its score s(p) = Π γ; share = s(p) / Σ over the item's paths."""
 
@@ -177,6 +177,15 @@ class ExplainsByPaths(Protocol):
 
     def paths(self, query: Queries, item: int, limit: int) -> list[PathReason]:
         """Of one query; in descending s(p), ties by number; deterministic. [] if no path reaches the item."""
+        ...
+
+    def paths_to(
+        self, query: Queries, items: Sequence[int], limit: int, *, varied: bool = False
+    ) -> list[list[PathReason]]:
+        """`paths` of each of the items, in one search.
+
+        varied: the best path of each kind (each metapath) comes before a second one of any.
+        """
         ...
 
 

@@ -25,9 +25,6 @@ ANYBODY = "anybody"
 SMALLEST_SHARE = 0.01
 """A history item that carries less than this is noise, not a reason."""
 
-LOOKED_AT = 25
-"""Paths looked at for each one shown, to find one of another kind."""
-
 
 @dataclass(frozen=True)
 class Reasons:
@@ -51,17 +48,15 @@ class Reasons:
     ) -> list[tuple[Reason, ...]]:
         """The reasons of each item of `items` (shelf numbers): paths, else history items.
 
-        paths, history: the most of each kind. Cost: one path search an item; one call for the contributions
-        if some item has no path.
+        paths, history: the most of each kind. Cost: one path search for all items; one call for the
+        contributions if some item has no path.
         """
         if tier == "popularity":
             return [self._popularity(item) for item in items]
         query = user.query(now_us)
+        walked = self._paths([item for item in items if item < len(shelf.items)], query, user, paths)
         found = [
-            self._newcomer(item, user, shelf)
-            if item >= len(shelf.items)
-            else tuple(self._paths(item, query, user, paths))
-            for item in items
+            self._newcomer(item, user, shelf) if item >= len(shelf.items) else walked[item] for item in items
         ]
         bare = [row for row, item in enumerate(items) if not found[row] and item < len(shelf.items)]
         carried = self._contributions([items[row] for row in bare], query)
@@ -74,11 +69,17 @@ class Reasons:
             return ()
         return (Reason("popularity", self.wording.popularity(people), 1.0),)
 
-    def _paths(self, item: int, query: Queries, user: UserState, limit: int) -> list[Reason]:
-        if self.by_paths is None or limit == 0:
-            return []
-        found = [p for p in self.by_paths.paths(query, item, limit * LOOKED_AT) if p.hops and p.score > 0]
-        return [self._path(path, user) for path in _of_each_kind(found, limit)]
+    def _paths(
+        self, items: Sequence[int], query: Queries, user: UserState, limit: int
+    ) -> dict[int, tuple[Reason, ...]]:
+        """The best paths to each item, of different kinds first."""
+        if self.by_paths is None or limit == 0 or not items:
+            return dict.fromkeys(items, ())
+        found = self.by_paths.paths_to(query, items, limit, varied=True)
+        return {
+            item: tuple(self._path(path, user) for path in paths if path.hops and path.score > 0)
+            for item, paths in zip(items, found, strict=True)
+        }
 
     def _path(self, path: PathReason, user: UserState) -> Reason:
         """The path as a reason. The model knows no kinds of events: the first hop gets the event's own."""
@@ -131,21 +132,6 @@ class Reasons:
         values = [text for _, text in shared[:3]]
         text = self.wording.shared_values(item_id, user.kind_of(item_id) or "click", values)
         return (Reason("history", text, _share(len(shared) / len(mine))),)
-
-
-def _of_each_kind(paths: Sequence[PathReason], limit: int) -> list[PathReason]:
-    """The best path, then the best of another kind: two ways to say the same thing are one reason.
-
-    What people do together (straight from item to item) is one kind, each relation of facts another. Where
-    there are fewer kinds than `limit`, the next best fill up. In descending score.
-    """
-    first: dict[tuple[str, ...], PathReason] = {}
-    for path in paths:
-        facts = tuple(hop.relation for hop in path.hops[1:]) if len(path.hops) > 2 else ()
-        first.setdefault(facts, path)
-    chosen = list(first.values())[:limit]
-    rest = [path for path in paths if not any(path is taken for taken in chosen)]
-    return sorted([*chosen, *rest[: limit - len(chosen)]], key=lambda path: -path.score)
 
 
 def _values(shelf: Shelf, item: int) -> list[tuple[str, str]]:

@@ -19,9 +19,10 @@ never met. NaN where no path leads. No torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import ClassVar, Self
 
 import numpy as np
@@ -32,9 +33,10 @@ from numpy.typing import NDArray
 from slipstream.artifacts import Artifact, ArtifactWriter
 from slipstream.config import Settings
 from slipstream.dataset.queries import Queries
-from slipstream.models.path_reasoning.attention import attention, event_ranks
+from slipstream.models.path_reasoning.attention import Starts, attention, event_ranks, starts_of
 from slipstream.models.path_reasoning.fitting import attributes_of, fit_reasoner
-from slipstream.models.path_reasoning.legs import EdgeLeg, FacetLeg, Leg, LegPaths, Walks
+from slipstream.models.path_reasoning.legs import EdgeLeg, FacetLeg
+from slipstream.models.path_reasoning.search import Found, Frontier
 from slipstream.models.path_reasoning.settings import PathReasonerSettings
 from slipstream.models.path_reasoning.walkable import Walkable
 from slipstream.models.recommender import FitContext, FitReport, Hop, PathReason, ScoreMatrix, TrainingData
@@ -45,10 +47,9 @@ _BATCH = 512
 
 @dataclass(frozen=True)
 class _Start:
-    """A leg, the name of its only hop if it has one, and whether it starts at attributes of a person."""
+    """A leg, and whether it starts at attributes of a person."""
 
-    leg: Leg
-    relation: str = ""
+    leg: EdgeLeg | FacetLeg
     people: bool = False
 
 
@@ -63,7 +64,7 @@ class PathReasoner:
         self.report = report
         self._fitted = fitted
         self._items = fitted.items
-        self._last: tuple[tuple[int, bytes], list[tuple[_Start, Walks]]] | None = None
+        self._last: tuple[tuple[int, bytes], Frontier] | None = None
 
     @classmethod
     def preset(cls, data: TrainingData) -> PathReasonerSettings:
@@ -79,23 +80,29 @@ class PathReasoner:
     @cached_property
     def _starts(self) -> list[_Start]:
         fitted = self._fitted
-        found = [_Start(leg, leg.relation) for leg in fitted.edges]
+        found = [_Start(leg) for leg in fitted.edges]
         if fitted.facets is not None:
             found.append(_Start(fitted.facets))
         if fitted.preferences is not None:
-            found.append(_Start(fitted.preferences, fitted.preferences.relation, people=True))
+            found.append(_Start(fitted.preferences, people=True))
         return found
 
     def score(self, queries: Queries) -> ScoreMatrix:
-        """[Q, I]: the sum over paths; NaN where there is none. O(events x edges per item) a query."""
+        """[Q, I]: the sum over paths; NaN where there is none. O(events x edges per item) a query.
+
+        One query is walked (search.py); many are sparse products over all of them.
+        """
         result = np.empty((len(queries), len(self._items)), np.float32)
         for first, part in queries.batches(_BATCH):
-            total = np.zeros((len(part), len(self._items)))
-            for start, begin in self._begin(part):
-                total += start.leg.sums(begin)
-            total[total <= 0] = np.nan
-            result[first : first + len(part)] = total
+            total = self._frontier(part).sums[None, :] if len(part) == 1 else self._sums(part)
+            result[first : first + len(part)] = np.where(total > 0, total, np.nan)
         return result
+
+    def _sums(self, queries: Queries) -> NDArray[np.float64]:
+        total = np.zeros((len(queries), len(self._items)))
+        for start, begin in self._begin(queries):
+            total += start.leg.sums(begin)
+        return total
 
     def _begin(self, queries: Queries) -> Iterator[tuple[_Start, sp.csr_matrix]]:
         """Each leg with the weights of its first hops, [Q, items or attributes]."""
@@ -117,46 +124,73 @@ class PathReasoner:
         return sp.csr_matrix(sp.diags(half / (half + events)) @ attributes_of(queries, self._fitted.people))
 
     def paths(self, query: Queries, item: int, limit: int) -> list[PathReason]:
-        """The `limit` best paths of one query to an item, in descending score; shares of the item's score.
+        """`paths_to` of one item."""
+        return self.paths_to(query, [item], limit)[0]
+
+    def paths_to(
+        self, query: Queries, items: Sequence[int], limit: int, *, varied: bool = False
+    ) -> list[list[PathReason]]:
+        """The `limit` best paths of one query to each item, in descending score; shares of the item's score.
 
         Ties: by the order of the legs, then by start and entity. The head is `visitor`: the asker knows who.
-        What can be walked is laid out once per query, so asking for the next item of the same one is cheap.
+        varied: the best path of each kind comes before the second best of any (see `_choice`).
+        One search for all items, over what `score` has laid out if it was asked the same; see search.py.
         """
-        if not 0 <= item < len(self._items) or limit < 1:
-            return []
-        found = [(start, walks.to(item)) for start, walks in self._walks(query.part(0, 1))]
-        scores = np.concatenate([np.zeros(0), *(f.score for _, f in found)])
-        ends = np.cumsum([0, *(len(f.score) for _, f in found)])
-        total, reasons = float(scores.sum()), []
-        for place in _best(scores, limit):
-            leg = int(np.searchsorted(ends, place, side="right")) - 1
-            start, paths = found[leg]
-            hops = self._hops(start, paths, int(place - ends[leg]), item)
-            reasons.append(PathReason(hops, float(scores[place]), float(scores[place]) / total))
-        return reasons
+        known = sorted({int(item) for item in items if 0 <= item < len(self._items)})
+        if limit < 1 or not known:
+            return [[] for _ in items]
+        frontier = self._frontier(query.part(0, 1))
+        found = frontier.best(np.array(known), limit, varied=varied)
+        ends = np.searchsorted(found.place, np.arange(len(known) + 1))
+        reasons = {}
+        for place, item in enumerate(known):
+            rows = range(int(ends[place]), int(ends[place + 1]))
+            chosen = _choice(found, rows, limit) if varied else rows[:limit]
+            total = float(found.total[place])
+            reasons[item] = [self._reason(found, row, item, total) for row in chosen]
+        return [list(reasons.get(int(item), ())) for item in items]
 
-    def _walks(self, query: Queries) -> list[tuple[_Start, Walks]]:
+    def _frontier(self, query: Queries) -> Frontier:
+        """What one asker can walk; kept, since the same one is usually scored and then explained."""
         key = (int(query.user[0]), query.item.tobytes())
         kept = self._last
         if kept is None or kept[0] != key:
-            kept = self._last = (key, [(s, s.leg.walks(begin)) for s, begin in self._begin(query)])
+            kept = self._last = (key, self._laid_out(query))
         return kept[1]
 
-    def _hops(self, start: _Start, found: LegPaths, row: int, item: int) -> tuple[Hop, ...]:
-        fitted, number, end = self._fitted, int(found.start[row]), self._items[item]
+    def _laid_out(self, query: Queries) -> Frontier:
+        by_memory: dict[float, Starts] = {}
+        legs = []
+        for start in self._starts:
+            memory = start.leg.memory
+            if start.people:
+                attributes = self._attributes(query)
+                starts = Starts(attributes.indices.astype(np.int64), attributes.data)
+            elif memory in by_memory:
+                starts = by_memory[memory]
+            else:
+                starts = by_memory[memory] = starts_of(query.item, len(self._items), memory)
+            legs.append((start.leg, starts))
+        return Frontier(legs, len(self._items))
+
+    def _reason(self, found: Found, row: int, item: int, total: float) -> PathReason:
+        """Names for one path that is shown."""
+        fitted, start = self._fitted, self._starts[int(found.leg[row])]
+        number, facet, end = int(found.start[row]), int(found.facet[row]), self._items[item]
         if start.people:
             relation = fitted.people_relations[number]
             middle = fitted.entities[int(fitted.people_entities[number])]
         else:
             relation, middle = fitted.event_kind, self._items[number]
-        first = Hop(VISITOR, relation, middle, float(found.first[row]))
-        gammas = [float(gamma[row]) for gamma in found.gammas]
-        if found.via is None or not isinstance(start.leg, FacetLeg):
-            return (first, Hop(middle, start.relation, end, gammas[0]))
-        facet = int(found.via[row])
-        there, back = start.leg.hop_names(facet)
-        entity = fitted.entities[int(start.leg.facet_entity[facet])]
-        return (first, Hop(middle, there, entity, gammas[0]), Hop(entity, back, end, gammas[1]))
+        begin, score = Hop(VISITOR, relation, middle, float(found.first[row])), float(found.score[row])
+        second, third = float(found.second[row]), float(found.third[row])
+        if isinstance(start.leg, EdgeLeg):
+            hops: tuple[Hop, ...] = (begin, Hop(middle, start.leg.relation, end, second))
+        else:
+            there, back = start.leg.hop_names(facet)
+            entity = fitted.entities[int(start.leg.facet_entity[facet])]
+            hops = (begin, Hop(middle, there, entity, second), Hop(entity, back, end, third))
+        return PathReason(hops, score, score / total)
 
     def exported_edges(self) -> pl.DataFrame:
         """head, relation, tail of every edge a path can walk, events and people's own attributes aside."""
@@ -194,13 +228,18 @@ class PathReasoner:
         return cls(settings, Walkable.read(artifact), FitReport())
 
 
-def _best(scores: NDArray[np.float64], limit: int) -> NDArray[np.int64]:
-    """Places of the `limit` largest scores above 0, ties by place."""
-    places = np.flatnonzero(scores > 0)
-    if len(places) > limit:
-        edge = -np.partition(-scores[places], limit - 1)[limit - 1]
-        places = places[scores[places] >= edge]
-    return places[np.argsort(-scores[places], kind="stable")][:limit]
+def _choice(found: Found, rows: range, limit: int) -> list[int]:
+    """The best path, then the best of another kind: two ways to say the same thing are one reason.
+
+    What people do together (straight from item to item) is one kind, each relation of facts another. Where
+    there are fewer kinds than `limit`, the next best fill up. In descending score.
+    """
+    kinds: dict[int, int] = {}
+    for row in rows:
+        kinds.setdefault(int(found.kind[row]), row)
+    chosen = set(list(kinds.values())[:limit])
+    rest = (row for row in rows if row not in chosen)
+    return sorted([*chosen, *islice(rest, limit - len(chosen))])
 
 
 def _edge_columns(leg: EdgeLeg, heads: pl.Series, tails: pl.Series) -> dict[str, pl.Series]:

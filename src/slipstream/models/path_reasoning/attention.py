@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
@@ -9,6 +11,36 @@ from numpy.typing import NDArray
 from slipstream.dataset.queries import Queries
 
 FORGOTTEN = 1e-3  # an event that counts less than this beside the newest is no longer walked over
+
+
+@dataclass(frozen=True)
+class Starts:
+    """One asker's first hops: distinct nodes, ascending, and their weights."""
+
+    node: NDArray[np.int64]  # [S]
+    weight: NDArray[np.float64]  # [S]
+
+    def without(self, node: int) -> Starts:
+        kept = self.node != node
+        return Starts(self.node[kept], self.weight[kept])
+
+
+def starts_of(history: NDArray[np.integer], items: int, memory: float) -> Starts:
+    """`attention` of one history, without the cost of matrices."""
+    known = history[(history >= 0) & (history < items)].astype(np.int64)
+    if memory > 0:
+        known = known[-int(np.ceil(-memory * np.log(FORGOTTEN)) + 1) :]  # older ones are forgotten
+        weight = np.exp(-np.arange(len(known) - 1, -1, -1) / memory)
+        kept = weight >= FORGOTTEN
+        known, weight = known[kept], weight[kept]
+    else:
+        weight = np.ones(len(known))
+    if not len(known):
+        return Starts(known, weight)
+    order = np.argsort(known, kind="stable")
+    node = known[order]
+    first = np.flatnonzero(np.concatenate([[True], node[1:] != node[:-1]]))
+    return Starts(node[first], np.add.reduceat(weight[order] / weight.sum(), first))
 
 
 def event_ranks(queries: Queries, items: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:

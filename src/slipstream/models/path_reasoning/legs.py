@@ -1,7 +1,7 @@
 """The last hops of a path: from an item of the history (or an attribute of the person) to an item.
 
-A leg is one metapath with its gammas. Its sum over all walks from weighted starts is a sparse product; its
-paths to one item are read from the same arrays, so that what is explained is what was scored.
+A leg is one metapath with its gammas. Its sum over all walks from weighted starts is a sparse product; one
+asker's sums and paths are read from the same arrays (search.py), so what is explained is what was scored.
 
     EdgeLeg      item -similar_to-> item, item -next-> item, item -sequel-> item, attribute -prefers-> item
     FacetLeg     item -director-> person -is_director_of-> item, for all relations at once
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -20,30 +20,11 @@ from numpy.typing import NDArray
 
 from slipstream.artifacts import Artifact, ArtifactWriter
 from slipstream.graph.knowledge_graph import inverse_name
-from slipstream.graph.paths import ranges
 
 Floats = NDArray[np.float64]
 
+_ROUNDING = 1e-12
 _SPARSE_STEP = 8  # times the cost of a step of the product with dense columns, measured on the two
-
-
-@dataclass(frozen=True)
-class LegPaths:
-    """P paths of one leg to one item, in the order (start, via)."""
-
-    start: NDArray[np.integer]  # [P] item (or attribute) number
-    via: NDArray[np.integer] | None  # [P] facet number
-    first: Floats  # [P] the weight of the start
-    gammas: tuple[Floats, ...]  # of each hop after it, [P]
-    score: Floats  # [P]
-
-
-class Walks(Protocol):
-    """What one asker can walk over a leg."""
-
-    def to(self, item: int) -> LegPaths:
-        """All paths to `item`, but none that comes back to its start."""
-        ...
 
 
 class Leg(Protocol):
@@ -54,10 +35,6 @@ class Leg(Protocol):
 
     def sums(self, starts: sp.csr_matrix) -> Floats:
         """[Q, I]: the sum over walks from each query's weighted starts [Q, S] to every item but the start."""
-        ...
-
-    def walks(self, starts: sp.csr_matrix) -> Walks:
-        """starts: [1, S], of one asker."""
         ...
 
 
@@ -71,15 +48,6 @@ class EdgeLeg:
 
     def sums(self, starts: sp.csr_matrix) -> Floats:
         return np.asarray((starts @ self.matrix).toarray())
-
-    def walks(self, starts: sp.csr_matrix) -> Walks:
-        return _EdgeWalks(self._columns, starts)
-
-    @cached_property
-    def _columns(self) -> sp.csc_matrix:
-        columns = sp.csc_matrix(self.matrix)
-        columns.sort_indices()
-        return columns
 
     def scaled(self, factor: float) -> EdgeLeg:
         return EdgeLeg(self.relation, sp.csr_matrix(self.matrix * factor), self.memory)
@@ -116,22 +84,26 @@ class FacetLeg:
         if self._steps(at_facets) * _SPARSE_STEP < self.back.nnz * starts.shape[0]:
             sums = np.asarray((at_facets @ self.back).toarray())
         else:
-            sums = np.ascontiguousarray((self._to_items @ at_facets.toarray().T).T)
+            sums = np.ascontiguousarray((self.to_items @ at_facets.toarray().T).T)
         rows = np.repeat(np.arange(starts.shape[0]), np.diff(starts.indptr))
-        # item - entity - the same item is no path; of equal numbers nothing may be left
-        sums[rows, starts.indices] -= starts.data * self._around[starts.indices]
-        sums[sums < 1e-12] = 0.0
+        self.take_back(sums, (rows, starts.indices), starts.indices, starts.data)
         return sums
+
+    def take_back(self, sums: Floats, at: Any, item: NDArray[np.integer], weight: Floats) -> None:
+        """Item - entity - the same item is no path: off with it, in place; of equal numbers nothing is left.
+
+        at: where in `sums` the start `item` of this `weight` stands.
+        """
+        sums[at] -= weight * self._around[item]
+        sums[sums < _ROUNDING] = 0.0
 
     def _steps(self, at_facets: sp.csr_matrix) -> int:
         """Multiplications of the sparse product from facets to items."""
         return int(np.diff(self.back.indptr)[at_facets.indices].sum())
 
-    def walks(self, starts: sp.csr_matrix) -> Walks:
-        return _FacetWalks(self.out, self._to_items, starts)
-
     @cached_property
-    def _to_items(self) -> sp.csr_matrix:
+    def to_items(self) -> sp.csr_matrix:
+        """[I, F]: the gammas of the last hop, by item."""
         matrix = sp.csr_matrix(self.back.T)
         matrix.sort_indices()
         return matrix
@@ -139,7 +111,12 @@ class FacetLeg:
     @cached_property
     def _around(self) -> Floats:
         """[I]: the walks from an item over an entity back to it."""
-        return np.asarray(self.out.multiply(self._to_items).sum(axis=1)).ravel()
+        return np.asarray(self.out.multiply(self.to_items).sum(axis=1)).ravel()
+
+    @cached_property
+    def facet_kind(self) -> NDArray[np.int64]:
+        """[F]: facets of the same relation and direction have the same number."""
+        return self.facet_relation.astype(np.int64) * 2 + self.facet_inverse
 
     def hop_names(self, facet: int) -> tuple[str, str]:
         """The relation from the item to the facet's entity, and the one back."""
@@ -189,44 +166,6 @@ class FacetLeg:
             artifact.array(f"{name}.entity"),
             memory,
         )
-
-
-class _EdgeWalks:
-    def __init__(self, columns: sp.csc_matrix, starts: sp.csr_matrix) -> None:
-        self.columns = columns
-        self.weight = np.zeros(columns.shape[0])
-        self.weight[starts.indices] = starts.data
-
-    def to(self, item: int) -> LegPaths:
-        cells = slice(self.columns.indptr[item], self.columns.indptr[item + 1])
-        source, gamma = self.columns.indices[cells], self.columns.data[cells]
-        first = self.weight[source]
-        inside = np.flatnonzero(first)
-        source, gamma, first = source[inside], gamma[inside], first[inside]
-        return LegPaths(source, None, first, (gamma,), first * gamma)
-
-
-class _FacetWalks:
-    """All facets of all starts, laid out once; an item then picks the ones it shares."""
-
-    def __init__(self, out: sp.csr_matrix, to_items: sp.csr_matrix, starts: sp.csr_matrix) -> None:
-        self.to_items = to_items
-        begin, end = out.indptr[starts.indices], out.indptr[starts.indices + 1]
-        cells = ranges(begin, end)
-        self.facet = out.indices[cells]
-        self.there = out.data[cells]
-        self.source = np.repeat(starts.indices, end - begin)
-        self.first = np.repeat(starts.data, end - begin)
-
-    def to(self, item: int) -> LegPaths:
-        cells = slice(self.to_items.indptr[item], self.to_items.indptr[item + 1])
-        last = np.zeros(self.to_items.shape[1])
-        last[self.to_items.indices[cells]] = self.to_items.data[cells]
-        back = last[self.facet]
-        back[self.source == item] = 0.0
-        shared = np.flatnonzero(back)
-        back, there, first = back[shared], self.there[shared], self.first[shared]
-        return LegPaths(self.source[shared], self.facet[shared], first, (there, back), first * there * back)
 
 
 def write_matrix(writer: ArtifactWriter, name: str, matrix: sp.csr_matrix) -> None:

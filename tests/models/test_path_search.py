@@ -1,0 +1,102 @@
+"""One search for many items finds what looking at every path finds, on random little graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slipstream.dataset.queries import query_of
+from slipstream.models.path_reasoning.attention import Starts, attention, starts_of
+from slipstream.models.path_reasoning.legs import EdgeLeg, FacetLeg
+from slipstream.models.path_reasoning.search import Frontier
+
+ITEMS, FACETS = 6, 5
+WEIGHTS = [0.0, 0.25, 0.5, 1.0]  # few values: ties are everywhere
+Row = tuple[float, int, int, int, int]
+"""(-score, leg, start, facet, kind)"""
+
+
+def matrix(cells: list[float], shape: tuple[int, int]) -> sp.csr_matrix:
+    return sp.csr_matrix(np.array(cells).reshape(shape))
+
+
+weights = st.sampled_from(WEIGHTS)
+straight = st.lists(weights, min_size=ITEMS**2, max_size=ITEMS**2)
+facets = st.lists(weights, min_size=ITEMS * FACETS, max_size=ITEMS * FACETS)
+histories = st.lists(st.integers(0, ITEMS - 1), max_size=6)
+
+
+def legs_of(
+    edges: list[float], out: list[float], back: list[float], memory: float
+) -> tuple[EdgeLeg, FacetLeg]:
+    between = np.array(edges).reshape(ITEMS, ITEMS)
+    np.fill_diagonal(between, 0)
+    facet = FacetLeg(
+        matrix(out, (ITEMS, FACETS)),
+        matrix(back, (FACETS, ITEMS)),
+        ("made_by", "about"),
+        np.array([0, 0, 0, 1, 1], np.int32),
+        np.array([False, False, True, False, False]),
+        np.arange(FACETS, dtype=np.int32),
+        memory,
+    )
+    return EdgeLeg("next", sp.csr_matrix(between), 0.0), facet
+
+
+def every_path(edge: EdgeLeg, facet: FacetLeg, starts: list[Starts], item: int) -> Iterator[Row]:
+    near, out, back = edge.matrix.toarray(), facet.out.toarray(), facet.back.toarray()
+    for node, weight in zip(starts[0].node.tolist(), starts[0].weight, strict=True):
+        if score := weight * near[node, item]:
+            yield -score, 0, node, -1, 0
+    for node, weight in zip(starts[1].node.tolist(), starts[1].weight, strict=True):
+        for via in range(FACETS):
+            if node != item and (score := weight * out[node, via] * back[via, item]):
+                kind = 1 + 2 * int(facet.facet_relation[via]) + bool(facet.facet_inverse[via])
+                yield -score, 1, node, via, kind
+
+
+def shown(frontier: Frontier, limit: int, *, varied: bool) -> list[list[Row]]:
+    found = frontier.best(np.arange(ITEMS), limit, varied=varied)
+    rows: list[list[Row]] = [[] for _ in range(ITEMS)]
+    columns = (found.place, found.score, found.leg, found.start, found.facet, found.kind)
+    for place, score, leg, start, via, kind in zip(*(c.tolist() for c in columns), strict=True):
+        rows[place].append((-score, leg, start, via, kind))
+    gammas = found.first * found.second * found.third
+    np.testing.assert_array_equal(gammas, found.score)
+    return rows
+
+
+@settings(max_examples=150, deadline=None)
+@given(straight, facets, facets, histories, st.integers(1, 4), st.sampled_from([0.0, 2.0]))
+def test_the_best_paths_are_the_best_of_all(
+    edges: list[float], out: list[float], back: list[float], history: list[int], limit: int, memory: float
+) -> None:
+    edge, facet = legs_of(edges, out, back, memory)
+    starts = [starts_of(np.array(history, np.int32), ITEMS, m) for m in (0.0, memory)]
+    frontier = Frontier([(edge, starts[0]), (facet, starts[1])], ITEMS)
+    plain, varied = (shown(frontier, limit, varied=v) for v in (False, True))
+    total = frontier.best(np.arange(ITEMS), limit).total
+    for item in range(ITEMS):
+        every = sorted(every_path(edge, facet, starts, item))
+        assert plain[item][:limit] == every[:limit]
+        assert total[item] == pytest.approx(-sum(row[0] for row in every), rel=1e-12)
+        assert frontier.sums[item] == pytest.approx(total[item], abs=1e-12)
+        assert varied[item][:1] == every[:1]
+        for kind in {row[4] for row in every}:  # the first of each kind is among them, in the same order
+            assert next(r for r in varied[item] if r[4] == kind) == next(r for r in every if r[4] == kind)
+        assert [row for row in varied[item] if row in every[:limit]] == every[:limit]
+
+
+@settings(max_examples=100, deadline=None)
+@given(histories, st.sampled_from([0.0, 0.5, 3.0]))
+def test_the_starts_of_one_history_are_its_row_of_the_attention(history: list[int], memory: float) -> None:
+    starts = starts_of(np.array([*history, -1, 99], np.int32), ITEMS, memory)
+    dense = np.zeros(ITEMS)
+    dense[starts.node] = starts.weight
+    np.testing.assert_allclose(dense, attention(query_of(history), ITEMS, memory).toarray()[0], rtol=1e-12)
+    assert np.all(np.diff(starts.node) > 0)
