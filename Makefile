@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-slow test-all check format serve clean size
+KERNELS := setup.py $(shell find src -name '*.[ch]')
+.PHONY: help setup setup-dev kernels demo test test-slow test-all check format serve clean size
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -13,7 +14,7 @@ help: ## show this list
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.user: $(BIN)/python pyproject.toml
+$(VENV)/.user: $(BIN)/python pyproject.toml $(KERNELS)
 	$(BIN)/pip install --quiet "$(TORCH)"
 	$(BIN)/pip install --quiet -e ".[train,serve]"
 	@touch $@
@@ -25,6 +26,9 @@ $(VENV)/.dev: $(VENV)/.user pyproject.toml
 setup: $(VENV)/.user ## make an environment that can train and serve
 
 setup-dev: $(VENV)/.dev ## the same with everything the tests need
+
+kernels: setup ## build the compiled kernels again and show the compiler's messages
+	$(BIN)/pip install --verbose --no-deps -e .
 
 demo: setup ## run the whole loop on real films and ratings
 	$(BIN)/slipstream demo $(ARGS)
@@ -57,4 +61,5 @@ size: ## the size of the base installation, without extras
 	@rm -rf $(VENV)-base
 
 clean: ## remove the environment and what the tools left
+	find src -name '*.so' -delete
 	rm -rf $(VENV) build src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

@@ -162,6 +162,11 @@ def thread_count() -> int:
     return int(given)
 
 
+def kernel_choice() -> str:
+    """Which kernels are wanted: SLIPSTREAM_KERNELS, else `auto`. See `slipstream.kernels`."""
+    return os.environ.get("SLIPSTREAM_KERNELS") or "auto"
+
+
 def secret(name: str) -> str | None:
     """A secret from the environment; secrets come from nowhere else."""
     return os.environ.get(name) or None

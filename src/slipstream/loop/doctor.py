@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from slipstream import __version__
 from slipstream.config import Home, thread_count
 from slipstream.errors import SlipstreamError
+from slipstream.kernels import in_use
 
 PACKAGES = {
     "base": ("numpy", "scipy", "polars", "pydantic", "safetensors", "rapidfuzz"),
@@ -47,7 +48,7 @@ def _machine() -> list[Finding]:
             f"{platform.system()} {platform.machine()}, {thread_count()} threads for numeric work",
         ),
         Finding("disk", "ok" if disk.free > 2**30 else "broken", f"{disk.free / 1e9:.1f} GB free here"),
-        Finding("kernels", "ok", "NumPy (the portable path)"),
+        Finding("kernels", "ok", in_use()),
     ]
 
 

@@ -1,0 +1,221 @@
+"""The exact best K items of a query vector, from an int8 copy of the item table.
+
+`_scan.c` reads the copy once and scores exactly only what can still be an answer; without it NumPy does the
+same from the float32 table. Both give the same answer, bit by bit, and that is brute force's: the score of
+an item is the float64 dot product of the float32 vectors, in the order of `exact_scores`, rounded to float32;
+answers are sorted by (-score, item).
+
+Source: the bound |q·x − q̂·x̂| ≤ ‖q‖‖e‖ + ‖f‖‖x̂‖ with x = x̂ + e, q = q̂ + f (triangle inequality and
+Cauchy–Schwarz), and the stop by descending norms of Teflioudi et al. 2015 (LEMP).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slipstream.inference.retriever import NOTHING
+from slipstream.kernels import Kernel, kernel
+
+SCAN = "slipstream.inference._scan"
+LARGEST = np.float32(1e15)
+"""A vector with a larger number, or with NaN, has no score: products of such could leave float32."""
+SMALLEST = 1e-30
+"""Vectors below are packed as zeros with all of them as error: a scale would have too few bits."""
+BLOCK, BYTES, ALIGNMENT = 32, 4, 64
+PART = 1 << 16  # items packed at once: some tens of MB of float64
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Items in descending order of norm in blocks of 32; see _scan.c for the layout.
+
+    64 + 8.4 bytes an item at 64 dimensions.
+    """
+
+    lines: NDArray[np.uint8]  # [blocks, D/4, 32, 4], v + 128
+    scale: NDArray[np.float32]  # [slots]
+    error: NDArray[np.float32]  # [blocks] largest |x - scale · v|, rounded up
+    size: NDArray[np.float32]  # [blocks] largest |scale · v|, rounded up
+    norm: NDArray[np.float32]  # [blocks] largest |x| from here on, rounded up
+    number: NDArray[np.int32]  # [slots] item number, -1 in an empty slot
+
+
+class ItemIndex:
+    """The vectors of a model's items, ready to be searched. Thread-safe.
+
+    vectors: [I, D] float32, kept as they are (they may be memory-mapped: only rows that come near an answer
+    are read). known: [I], False for items that are never an answer. Items with a number that is not finite
+    or beyond LARGEST are none either.
+    """
+
+    def __init__(
+        self,
+        vectors: NDArray[np.float32],
+        *,
+        known: NDArray[np.bool_] | None = None,
+        kernel_choice: str | None = None,
+    ) -> None:
+        self._rows = np.ascontiguousarray(vectors, np.float32)
+        self.items, self.dim = self._rows.shape
+        self._answers = usable_rows(self._rows)
+        if known is not None:
+            self._answers &= known
+        self._kernel: Kernel | None = kernel(SCAN, kernel_choice)
+        self.searched = 0
+        """Queries answered so far."""
+        self.rescored = 0
+        """Items scored exactly for them: K and a little more each where the bounds are good."""
+        if self._kernel is not None:
+            packed = pack(self._rows, self._answers)
+            self._table = self._kernel.module.open(*vars(packed).values(), self._rows, self.items, self.dim)
+        else:
+            self._largest_norm = float(_norms(self._rows[self._answers]).max(initial=0.0))
+
+    def search(
+        self, queries: NDArray[np.float32], k: int, *, excluded: NDArray[np.bool_] | None = None
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Items [Q, K] and scores [Q, K] of the K best, best first, for queries [Q, D].
+
+        excluded: [I] or [Q, I], True where an item must not appear. Fewer than K answers are padded with item
+        -1 and score -inf; a query that is not finite has none. One pass over the table for all queries.
+        """
+        queries = np.ascontiguousarray(queries, np.float32)
+        items = np.empty((len(queries), k), np.int32)
+        scores = np.empty((len(queries), k), np.float32)
+        usable = usable_rows(queries)
+        if not usable.all() or not k or not len(queries) or not self.items:
+            return self._search_usable(queries, items, scores, usable, excluded)
+        self.searched += len(queries)
+        if self._kernel is None:
+            self._search_by_numpy(queries, items, scores, excluded)
+        else:
+            if excluded is not None:
+                excluded = np.ascontiguousarray(excluded)
+            self.rescored += self._kernel.module.search(
+                self._table, self._kernel.level, queries, len(queries), k, excluded, items, scores
+            )
+        return items, scores
+
+    def _search_usable(
+        self,
+        queries: NDArray[np.float32],
+        items: NDArray[np.int32],
+        scores: NDArray[np.float32],
+        usable: NDArray[np.bool_],
+        excluded: NDArray[np.bool_] | None,
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        items.fill(NOTHING)
+        scores.fill(-np.inf)
+        if items.size and self.items and usable.any():
+            if excluded is not None and excluded.ndim == 2:
+                excluded = excluded[usable]
+            items[usable], scores[usable] = self.search(queries[usable], items.shape[1], excluded=excluded)
+        return items, scores
+
+    def _search_by_numpy(
+        self,
+        queries: NDArray[np.float32],
+        items: NDArray[np.int32],
+        scores: NDArray[np.float32],
+        excluded: NDArray[np.bool_] | None,
+    ) -> None:
+        """float32 products first; exactly scored is what is within their rounding of the K-th best."""
+        k = items.shape[1]
+        rounding = 2.0**-23 * (self.dim + 2) * self._largest_norm
+        for q, query in enumerate(queries):
+            allowed = self._answers
+            if excluded is not None:
+                allowed = allowed & ~(excluded if excluded.ndim == 1 else excluded[q])
+            with np.errstate(invalid="ignore", over="ignore"):  # rows that are no answer may hold anything
+                rough = np.where(allowed, self._rows @ query, np.float32(-np.inf))
+            near = np.flatnonzero(allowed)
+            if len(near) > k:
+                kth = np.partition(rough, len(rough) - k)[len(rough) - k]
+                edge = kth - 2 * rounding * float(_norms(query[None])[0]) - 1e-37
+                near = np.flatnonzero(allowed & (rough >= edge))
+            exact = exact_scores(query, self._rows[near])
+            self.rescored += len(near)
+            order = np.lexsort((near, -exact))[:k]
+            items[q], scores[q] = NOTHING, -np.inf
+            items[q, : len(order)], scores[q, : len(order)] = near[order], exact[order]
+
+
+def usable_rows(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """[Q], True where every number is finite and within LARGEST."""
+    return np.asarray((np.abs(vectors) <= LARGEST).all(axis=1))  # NaN compares as False
+
+
+def exact_scores(query: NDArray[np.float32], rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[N] scores by definition: eight float64 sums over dimensions j mod 8, then their sum in pairs."""
+    count, dim = rows.shape
+    products = np.zeros((count, -(-dim // 8) * 8))
+    products[:, :dim] = rows.astype(np.float64) * query.astype(np.float64)
+    sums = np.zeros((count, 8))
+    for start in range(0, dim, 8):
+        sums += products[:, start : start + 8]
+    pairs = sums[:, 0::2] + sums[:, 1::2]
+    total = (pairs[:, 0] + pairs[:, 1]) + (pairs[:, 2] + pairs[:, 3])
+    return np.asarray(total.astype(np.float32))
+
+
+def pack(rows: NDArray[np.float32], answers: NDArray[np.bool_]) -> Packed:
+    """The int8 copy of the rows that may be answers. About 1 s a million rows of 64."""
+    norms = np.zeros(len(rows))
+    for start in range(0, len(rows), PART):
+        norms[start : start + PART] = _norms(rows[start : start + PART])
+    order = np.flatnonzero(answers)
+    order = order[np.argsort(-norms[order], kind="stable")]
+    dim = rows.shape[1]
+    slots, groups = -(-len(order) // BLOCK) * BLOCK, -(-dim // 8) * 2
+    lines = _aligned(slots * groups * BYTES).reshape(slots // BLOCK, groups, BLOCK, BYTES)
+    scale, error, size = np.zeros(slots, np.float32), np.zeros(slots), np.zeros(slots)
+    number = np.full(slots, NOTHING, np.int32)
+    number[: len(order)] = order
+    for start in range(0, slots, PART):
+        part = slice(start, min(start + PART, slots))
+        x = np.zeros((part.stop - start, groups * BYTES))
+        taken = order[part]
+        x[: len(taken), :dim] = rows[taken]
+        v, scale[part] = _quantised(x)
+        near = v * scale[part, None].astype(np.float64)
+        error[part], size[part] = _norms(x - near), _norms(near)
+        bytes_ = (v + 128).astype(np.uint8).reshape(-1, BLOCK, groups, BYTES)
+        lines[start // BLOCK : part.stop // BLOCK] = bytes_.transpose(0, 2, 1, 3)
+    largest = norms[order[::BLOCK]]
+    norm = np.zeros(slots // BLOCK)
+    norm[: len(largest)] = largest
+    return Packed(lines, scale, _block_maxima(error), _block_maxima(size), _upwards(norm), number)
+
+
+def _quantised(x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """v [N, D], whole numbers in [-127, 127], and scale [N] with x ≈ scale · v."""
+    largest = np.abs(x).max(axis=1)
+    scale = np.where(largest < SMALLEST, 0.0, largest / 127).astype(np.float32)
+    v = np.divide(x, scale[:, None], out=np.zeros_like(x), where=scale[:, None] > 0)
+    return np.clip(np.rint(v), -127, 127), scale
+
+
+def _norms(x: NDArray[np.floating]) -> NDArray[np.float64]:
+    wide = x.astype(np.float64, copy=False)
+    found: NDArray[np.float64] = np.sqrt(np.einsum("nd,nd->n", wide, wide))
+    return found
+
+
+def _block_maxima(values: NDArray[np.float64]) -> NDArray[np.float32]:
+    return _upwards(values.reshape(-1, BLOCK).max(axis=1))
+
+
+def _upwards(values: NDArray[np.float64]) -> NDArray[np.float32]:
+    """As float32, never below the given numbers."""
+    found: NDArray[np.float32] = np.nextafter(values.astype(np.float32), np.float32(np.inf))
+    return found
+
+
+def _aligned(size: int) -> NDArray[np.uint8]:
+    """`size` bytes that begin at a cache line, so that no load straddles two."""
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size]
