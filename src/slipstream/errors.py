@@ -21,6 +21,8 @@ escapes is our bug (exit 1).
 from __future__ import annotations
 
 import difflib
+import errno
+import re
 from collections.abc import Iterable
 
 
@@ -115,3 +117,23 @@ class Busy(Unavailable):
 
 class StorageFull(Unavailable):
     code = "storage-full"
+
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # a disk, a quota, a bound set for a file
+
+
+def of_system(error: OSError) -> Unavailable:
+    """What the operating system refused (a full disk, a missing permission) in our terms."""
+    where = f"{error.filename}: " if error.filename else ""
+    said = f"{where}{error.strerror or error}"
+    if _is_full(error):
+        return StorageFull(said, hint="free some space, then run it again: nothing is half written")
+    return Unavailable(said, hint="is the path right, and may this user read and write it?")
+
+
+def _is_full(error: OSError) -> bool:
+    """NumPy tells of a short write in words only, Polars of every error."""
+    if error.errno is not None:
+        return error.errno in _FULL
+    told = re.search(r"os error (\d+)", str(error))
+    return int(told[1]) in _FULL if told else " requested and " in str(error)

@@ -8,8 +8,9 @@ import polars as pl
 import pytest
 
 from slipstream.config import Home
-from slipstream.errors import BadInput, Busy
+from slipstream.errors import BadInput, Busy, UsageError
 from slipstream.loop.home_lock import writing_home
+from slipstream.loop.knowledge import add_entities
 from slipstream.loop.tables import add_file, add_rows, kept_files, read_table_of
 from slipstream.recommend.newcomers import AddedItems
 
@@ -33,6 +34,21 @@ def test_a_table_without_an_id_is_refused_with_its_columns(tmp_path: Path) -> No
         add_rows(Home(tmp_path), "items", pl.DataFrame({"x": [1]}), "y")
     with pytest.raises(BadInput, match="no row has an id"):
         add_rows(Home(tmp_path), "items", pl.DataFrame({"item_id": [None, ""]}))
+
+
+def test_every_row_of_a_table_is_accounted_for(tmp_path: Path) -> None:
+    rows = pl.DataFrame({"item_id": ["1", "1", "2", None, "1"], "title": list("abcde")})
+    report = add_rows(Home(tmp_path), "items", rows)
+    assert (report.rows, report.new, report.without_id, report.repeated) == (5, 2, 1, 2)
+    assert "2 of an id that comes again" in report.lines()[0]
+
+
+@pytest.mark.parametrize("kind", ["../../x", "a.b", "a b", "", "x" * 65])
+def test_a_kind_that_is_no_word_writes_nothing(tmp_path: Path, kind: str) -> None:
+    home = Home(tmp_path / "home")
+    with pytest.raises(UsageError, match="a kind is a word"):
+        add_entities(home, pl.DataFrame({"id": ["1"], "title": ["a"]}), "id", kind)
+    assert not list(tmp_path.rglob("*.parquet"))
 
 
 def test_the_same_file_is_kept_once(tmp_path: Path) -> None:

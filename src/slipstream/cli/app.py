@@ -10,7 +10,7 @@ import typer
 from slipstream import __version__
 from slipstream.cli import collect, graph, learn, look, serve
 from slipstream.cli.console import err, print_error
-from slipstream.errors import SlipstreamError
+from slipstream.errors import SlipstreamError, of_system
 
 # typer keeps a click of its own since 0.20, and used the installed one before: ask it for the right class.
 _WrongCall: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -61,3 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader went away, as `head` does
         return 0
+    except OSError as error:
+        refused = of_system(error)
+        print_error(refused)
+        return refused.exit_code

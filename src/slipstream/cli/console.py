@@ -19,10 +19,10 @@ from slipstream.config import Progress
 from slipstream.errors import SlipstreamError
 from slipstream.loop.narrator import Cell
 
-WIDE = 140  # columns of a table that goes to a file or a pipe
+WIDE = 130  # columns of a table that goes to a file or a pipe; other lines are not broken there
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE, soft_wrap=not sys.stdout.isatty())
+err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
 
 _QUIET_S = 0.5  # nothing is drawn for work that is over sooner
 
@@ -48,13 +48,21 @@ class Printing:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
     """A plain table; numbers to the right, four decimals for fractions."""
-    table = Table(title=escape(title) or None, title_justify="left", box=None, pad_edge=False, padding=(0, 2))
+    table = Table(
+        title=escape(title) or None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
     for n, column in enumerate(columns):
         numeric = all(isinstance(row[n], int | float) or row[n] is None for row in rows) and bool(rows)
         table.add_column(escape(column), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(_cell(value)) for value in row))
-    out.print(table)
+    if out.is_terminal:
+        out.print(table, soft_wrap=False)
+        return
+    with out.capture() as printed:
+        out.print(table, soft_wrap=False)
+    for line in printed.get().splitlines():
+        out.print(line.rstrip(), markup=False)  # a file keeps the blanks that a terminal does not show
 
 
 def _cell(value: Cell) -> str:

@@ -137,7 +137,7 @@ def _html_table(table: Table) -> str:
 
 
 def _html_cell(cell: Cell) -> str:
-    number, *interval = map(escape, plain(cell).split("\n"))
+    number, *interval = map(escape, plain(cell, joint=" ").split(" ", 1))
     if not isinstance(cell, str) and cell.best:
         number = f"<b>{number}</b>"
     return f"<td>{number}{''.join(f'<small>{part}</small>' for part in interval)}</td>"

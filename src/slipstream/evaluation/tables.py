@@ -152,13 +152,19 @@ def cost_table(trials: Sequence[Trial]) -> Table:
 
 
 def plain(cell: Cell, *, joint: str = "\n") -> str:
-    """A cell as text: the number, then its interval in brackets after `joint`."""
+    """A cell as text: the number, then its interval in brackets after `joint`.
+
+    On a line of its own an interval loses the zeros before its points: seven of them fit a screen.
+    """
     if isinstance(cell, str):
         return cell
     text = f"{cell.value:.{cell.digits}f}"
     if cell.interval is None:
         return text
-    return f"{text}{joint}[{cell.interval.low:.{cell.digits}f}, {cell.interval.high:.{cell.digits}f}]"
+    low, high = (f"{end:.{cell.digits}f}" for end in (cell.interval.low, cell.interval.high))
+    if joint == "\n":
+        low, high = (end.replace("0.", ".", 1) if abs(float(end)) < 1 else end for end in (low, high))
+    return f"{text}{joint}[{low}, {high}]"
 
 
 def plain_rows(table: Table, *, joint: str = "\n") -> list[list[str]]:
@@ -177,7 +183,7 @@ def markdown(table: Table) -> str:
 def _markdown_cell(cell: Cell) -> str:
     if isinstance(cell, str):
         return _escaped(cell)
-    number, *interval = plain(cell).split("\n")
+    number, *interval = plain(cell, joint=" ").split(" ", 1)
     return " ".join([f"**{number}**" if cell.best else number, *interval])
 
 

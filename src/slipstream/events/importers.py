@@ -46,10 +46,12 @@ __all__ = [
     "read_table",
 ]
 
+_YEAR_US = 365 * 86_400_000_000
 HINTS: Mapping[str, str] = {
     Reject.MISSING_USER: "is the right column taken for the user?",
     Reject.MISSING_ITEM: "is the right column taken for the item?",
-    Reject.BAD_TIME: "is the right column taken for the time? An empty name (--time '') reads none",
+    Reject.BAD_TIME: "a time is unix time (s, ms, µs) or starts with the year (2024-01-31 12:00); is the "
+    "right column taken? An empty name (--time '') reads none",
     Reject.FUTURE_TIME: "is the unit of the times right?",
     Reject.BAD_VALUE: "is the right column taken for the value? An empty name (--value '') reads none",
     Reject.FIELD_COUNT: "is the separator right?",
@@ -86,6 +88,8 @@ class IngestReport:
         if self.first_us is not None and self.last_us is not None:
             days = (self.last_us - self.first_us) / 86_400_000_000
             lines.append(f"from {_day(self.first_us)} to {_day(self.last_us)}, {days:,.0f} days")
+            if 0 < self.last_us < _YEAR_US:
+                lines.append("every time is in 1970: are these days of a spreadsheet, or a counter?")
         return lines
 
 

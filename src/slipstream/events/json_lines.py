@@ -23,7 +23,7 @@ def json_names(where: str, start: bytes) -> list[str]:
     for line in start.removeprefix(b"\xef\xbb\xbf").split(b"\n")[:_SAMPLE]:
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):
             names.update(dict.fromkeys(map(str, row)))

@@ -70,6 +70,8 @@ def _find(where: str, head: Head, choice: ColumnChoice) -> ColumnMap:
 
 def _is_json(path: Path, start: bytes) -> bool:
     suffixes = [suffix.lower() for suffix in path.suffixes]
+    if ".json" in suffixes and start.lstrip(b"\xef\xbb\xbf \n\r").startswith(b"["):
+        raise BadInput(f"{path.name} is one JSON array", hint="write one object a line: jq -c '.[]' FILE")
     return any(suffix in _JSON for suffix in suffixes) or start.lstrip(b"\xef\xbb\xbf \n\r").startswith(b"{")
 
 
@@ -131,7 +133,9 @@ def _read_json(path: Path, content: bytes) -> pl.DataFrame:
     try:
         return pl.read_ndjson(content, infer_schema_length=None)
     except pl.exceptions.PolarsError as error:
-        raise BadInput(f"{path.name} is not a table of JSON lines: {str(error).splitlines()[0]}") from error
+        raise BadInput(
+            f"{path.name} is not a table of JSON lines: {str(error).splitlines()[0][:200]}"
+        ) from error
 
 
 def _typed(name: str, kind: str) -> pl.Expr:

@@ -6,6 +6,7 @@ item id. Built anew by `prepare`, as one artifact with the links and the reports
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,7 @@ import polars as pl
 from slipstream.artifacts import open_artifact, writing
 from slipstream.config import Home, Progress, silent
 from slipstream.dataset.snapshot import Snapshot
-from slipstream.errors import BadInput
+from slipstream.errors import BadInput, UsageError
 from slipstream.graph.construction import Facts, build, catalogue_facts, triple_facts, user_facts
 from slipstream.graph.knowledge_graph import KnowledgeGraph
 from slipstream.graph.linked_graph import LinkedGraph, join
@@ -78,6 +79,8 @@ def add_entities(home: Home, frame: pl.DataFrame, id_column: str, kind: str) -> 
     """Keep a table of other things (films of a film catalogue, say) that items can be linked to by title."""
     if id_column not in frame.columns:
         raise BadInput(f"the table has no column {id_column!r}", hint="columns: " + ", ".join(frame.columns))
+    if not re.fullmatch(r"\w{1,64}", kind):  # it names a file and the type of the entities
+        raise UsageError(f"a kind is a word of letters, digits and _, got {kind[:80]!r}", hint="--kind film")
     named = frame.with_columns((pl.lit(f"{kind}:") + pl.col(id_column).cast(pl.String)).alias("entity_id"))
     rest = [c for c in frame.columns if c != id_column]
     add_file(home, named.select("entity_id", *rest), f"entities.{kind}")

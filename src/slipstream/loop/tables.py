@@ -46,11 +46,14 @@ class TableReport:
     new: int
     replaced: int
     without_id: int
+    repeated: int  # rows whose id a later row of the same table has
     columns: tuple[str, ...]
 
     def lines(self) -> list[str]:
         what = f"{self.rows:,} rows by {self.id_column}: {self.new:,} new, {self.replaced:,} replaced"
         lost = f"; {self.without_id:,} without an id left out" if self.without_id else ""
+        if self.repeated:
+            lost += f"; {self.repeated:,} of an id that comes again: its last row counts"
         return [f"{self.of}: {what}{lost}", f"columns: {', '.join(self.columns)}"]
 
 
@@ -109,7 +112,14 @@ def add_rows(home: Home, of: Of, rows: pl.DataFrame, id_column: str | None = Non
     write_parquet(merged, table_path(home, of))
     distinct = good[name].n_unique()
     return TableReport(
-        of, chosen, rows.height, distinct - known, known, rows.height - good.height, tuple(merged.columns)
+        of,
+        chosen,
+        rows.height,
+        distinct - known,
+        known,
+        rows.height - good.height,
+        good.height - distinct,
+        tuple(merged.columns),
     )
 
 

@@ -53,6 +53,9 @@ def tell_suite(found: Suite, narrator: Narrator, names: Sequence[str] | None = N
 
 def tell_slate(slate: Slate, narrator: Narrator, title: str) -> None:
     """Rank, title, score and the reasons of each item."""
+    if not slate.items:
+        narrator.line(f"{title}: nothing is left to recommend")
+        return
     rows: Rows = [
         [rank, item.title or item.item_id, f"{item.score:.3f}", "\n".join(r.text for r in item.reasons)]
         for rank, item in enumerate(slate.items, 1)

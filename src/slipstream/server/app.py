@@ -7,7 +7,6 @@ answer that is not a success must be problem+json, also 404 and 405. Knows no re
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
@@ -15,7 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote_to_bytes
 
-from slipstream.errors import DataError, SlipstreamError, StorageFull, Unavailable, UsageError
+from slipstream.errors import (
+    DataError,
+    SlipstreamError,
+    StorageFull,
+    Unavailable,
+    UsageError,
+    of_system,
+)
 from slipstream.server.exposition import Metrics
 from slipstream.server.keys import Keys, Scope
 from slipstream.server.wire import MOST_BODY_BYTES, Problem
@@ -156,10 +162,9 @@ class App:
 
 def problem_of(error: BaseException) -> Problem:
     """Any exception as a problem: ours by their class, a full disk by its number, the rest is our bug."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return Problem(
-            507, "disk-full", "the disk is full; nothing was stored", "free some space, then retry"
-        )
+    if isinstance(error, OSError):
+        log.error("a request failed on the operating system: %s", error)
+        error = of_system(error)
     if isinstance(error, StorageFull):
         return Problem(507, "disk-full", f"{error.message}; nothing was stored", error.hint)
     if isinstance(error, UsageError):
