@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -26,10 +26,36 @@ def silent(done: int, total: int | None, note: str) -> None:
     """The progress that nobody watches."""
 
 
+@dataclass(frozen=True)
+class Range:
+    """Values from low to high are worth trying; whole numbers where both ends are. log: by ratio."""
+
+    low: float
+    high: float
+    log: bool = False
+    needs_order: bool = False  # means nothing where the data has no order
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """These values are worth trying."""
+
+    values: tuple[bool | int | float | str, ...]
+    needs_order: bool = False
+
+
+Space = Mapping[str, Range | OneOf]
+"""What a search may change, by the name of the setting."""
+
+
 class Settings(BaseModel):
     """Base of every configuration: frozen, typed, closed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    space: ClassVar[Space] = {}
+    """What `slipstream tune` searches. How long to train and what to validate on are not in it: they are
+    a matter of budget, and the preset's."""
 
     def fingerprint(self) -> str:
         """12 hex digits that change when a setting changes."""
@@ -87,6 +113,26 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     return parsed
 
 
+MOST_SETTINGS_BYTES = 1_000_000
+
+
+def read_settings_file(path: Path) -> dict[str, Any]:
+    """`{"ease": {"ridge": 300}}` as `{"ease.ridge": 300}`, the form of `parse_assignments`.
+
+    Raises ConfigError where the file is not there, is larger than a megabyte, or is no such object.
+    """
+    form = 'settings are JSON by model, for example {"ease": {"ridge": 300}}'
+    try:
+        if path.stat().st_size > MOST_SETTINGS_BYTES:
+            raise ConfigError(f"{path} is larger than {MOST_SETTINGS_BYTES:,} bytes", hint=form)
+        by_model = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read as settings: {error}", hint=form) from error
+    if not isinstance(by_model, dict) or not all(isinstance(own, dict) for own in by_model.values()):
+        raise ConfigError(f"{path} does not hold settings by model", hint=form)
+    return {f"{model}.{key}": value for model, own in by_model.items() for key, value in own.items()}
+
+
 def _json_or_text(value: str) -> Any:
     try:
         return json.loads(value)
@@ -129,6 +175,10 @@ class Home:
     @property
     def models(self) -> Path:
         return self.root / "models"
+
+    @property
+    def studies(self) -> Path:
+        return self.root / "studies"
 
     @property
     def reports(self) -> Path:

@@ -58,3 +58,35 @@ def test_a_trial_tells_figures_gaps_and_cost_and_writes_them(data: Path, tmp_pat
     assert "CPU s</text>" in page
     assert "&lt; 1 min (40)" in page
     assert pl.read_parquet(tmp_path / "s.parquet").height == USERS * (ITEMS - 7)
+
+
+def test_tuned_settings_go_from_the_study_into_a_trial(data: Path, tmp_path: Path) -> None:
+    study, best = tmp_path / "study.sqlite", tmp_path / "best.json"
+    place = ["--data", data, "--board", "loo"]
+    search = [
+        "tune",
+        "ease",
+        *place,
+        "--trials",
+        "4",
+        "--set",
+        "neighbours=9",
+        "--study",
+        study,
+        "--out",
+        best,
+    ]
+    told = slipstream(*search)
+    assert "4 tried" in told
+    written = json.loads(best.read_text())["ease"]
+    assert written["neighbours"] == 9
+    for key, value in written.items():
+        assert f"--set ease.{key}={json.dumps(value)}" in told
+    assert f"--board loo --config {best}" in told
+    assert "4 tried" in slipstream(*search)
+    assert json.loads(best.read_text())["ease"] == written
+    files = ["--config", best, "--set", "neighbours=7", "--json", tmp_path / "t.json"]
+    slipstream("trial", "ease", *place, *files)
+    config = json.loads((tmp_path / "t.json").read_text())["config"]
+    assert {key: config[key] for key in written} == written | {"neighbours": 7}
+    assert "is a setting of ease" in slipstream("trial", "ials", *place, "--config", best, code=2)

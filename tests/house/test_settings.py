@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from slipstream import config
-from slipstream.config import Settings, parse_assignments, with_overrides
+from slipstream.config import Settings, parse_assignments, read_settings_file, with_overrides
 from slipstream.errors import ConfigError, MissingExtra, SlipstreamError, UnknownName
 from slipstream.randomness import derive, generator
 
@@ -43,6 +43,25 @@ def test_wrong_values_are_refused(text: str) -> None:
 def test_an_assignment_needs_key_and_value(text: str) -> None:
     with pytest.raises(ConfigError, match="key=value"):
         parse_assignments([text])
+
+
+def test_a_settings_file_says_the_same_as_assignments(tmp_path: Path) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text('{"outer": {"size": 5, "inner.rate": 0.5}, "other": {"x": [1, "a"]}}')
+    assert read_settings_file(file) == parse_assignments(
+        ["outer.size=5", "outer.inner.rate=0.5", "other.x=[1, a]"]
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[1]", '{"outer": 3}', "not json", "[" * 100_000, '{"a": {"b": "' + "x" * 2_000_000 + '"}}', None],
+)
+def test_what_is_no_settings_file_is_refused(text: str | None, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"settings\.json"):
+        read_settings_file(tmp_path / "settings.json")
 
 
 def test_the_fingerprint_follows_the_settings() -> None:

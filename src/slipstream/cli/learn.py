@@ -1,17 +1,33 @@
-"""Commands that learn and measure: prepare, models, train, evaluate, trial."""
+"""Commands that learn and measure: prepare, models, train, evaluate, trial, tune."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from slipstream.artifacts import replace_text
 from slipstream.cli.console import out, print_table, progress_bar
-from slipstream.cli.options import HomeOption, JsonFileOption, SeedOption, SetOption, workspace
-from slipstream.config import parse_assignments
+from slipstream.cli.options import (
+    BoardOption,
+    ConfigOption,
+    DataOption,
+    DeviceOption,
+    HomeOption,
+    JsonFileOption,
+    SeedOption,
+    SetOption,
+    WithoutOption,
+    chosen_settings,
+    workspace,
+)
+from slipstream.config import home_folder, parse_assignments
+
+if TYPE_CHECKING:
+    from slipstream.evaluation.tuning import Tuned
 
 GoalOption = Annotated[
     str | None,
@@ -25,6 +41,7 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel="3 · train")(train)
     app.command(rich_help_panel="4 · evaluate")(evaluate)
     app.command(rich_help_panel="4 · evaluate")(trial)
+    app.command(rich_help_panel="4 · evaluate")(tune)
 
 
 def prepare(
@@ -74,16 +91,16 @@ def _first_line(text: str | None) -> str:
 def train(
     model: Annotated[str, typer.Argument(help="A name that `slipstream models` lists.")],
     home: HomeOption = None,
+    config: ConfigOption = None,
     settings: SetOption = None,
     seed: SeedOption = 0,
     goal: GoalOption = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: DeviceOption = "cpu",
 ) -> None:
     """Train a model on the snapshot and keep it in the home. A killed training goes on where it stopped."""
     space = workspace(home)
-    trained = space.train(
-        model, overrides=parse_assignments(settings or []), seed=seed, goal=goal, device=device
-    )
+    overrides = chosen_settings(config, settings)
+    trained = space.train(model, overrides=overrides, seed=seed, goal=goal, device=device)
     for line in trained.lines():
         out.print(line)
 
@@ -94,6 +111,7 @@ def evaluate(
     ] = None,
     home: HomeOption = None,
     board: Annotated[list[str] | None, typer.Option(help="temporal, loo or loo-t; may be repeated.")] = None,
+    config: ConfigOption = None,
     settings: SetOption = None,
     seed: SeedOption = 0,
     k: Annotated[int, typer.Option(min=1, max=500)] = 10,
@@ -112,7 +130,7 @@ def evaluate(
     found = space.evaluate(
         chosen,
         boards=board or ["temporal"],
-        overrides=parse_assignments(settings or []),
+        overrides=chosen_settings(config, settings),
         seed=seed,
         k=k,
         goal=goal,
@@ -126,17 +144,16 @@ def evaluate(
 
 def trial(
     model: Annotated[str, typer.Argument(help="A name that `slipstream models` lists.")],
-    data: Annotated[Path, typer.Option(help="Folder with interactions.parquet (and items, users, kg).")],
-    board: Annotated[str, typer.Option(help="loo, loo-t, temporal, split or cold.")],
+    data: DataOption,
+    board: BoardOption,
     k: Annotated[int, typer.Option(min=1, max=500, help="Cut of the reported metrics.")] = 10,
     seed: SeedOption = 0,
     slates: Annotated[Path | None, typer.Option(help="Write the lists to this Parquet file.")] = None,
     json_file: JsonFileOption = None,
+    config: ConfigOption = None,
     settings: SetOption = None,
-    without: Annotated[
-        list[str] | None, typer.Option(help="Leave out items, users (features) or graph; may be repeated.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    without: WithoutOption = None,
+    device: DeviceOption = "cpu",
     checkpoint: Annotated[
         Path | None, typer.Option(help="Folder for checkpoints of a long training.")
     ] = None,
@@ -158,7 +175,7 @@ def trial(
             board,
             k=k,
             seed=seed,
-            overrides=parse_assignments(settings or []),
+            overrides=chosen_settings(config, settings),
             progress=progress,
             checkpoint=None if checkpoint is None else str(checkpoint),
             device=device,
@@ -183,3 +200,69 @@ def _tell_trial(result: Any) -> None:
         print_table(table.title, table.columns, plain_rows(table, joint=" "))
         if table.note:
             out.print(table.note, style="dim", markup=False)
+
+
+def tune(
+    model: Annotated[str, typer.Argument(help="A name that `slipstream models` lists.")],
+    data: DataOption,
+    board: BoardOption,
+    trials: Annotated[
+        int, typer.Option(min=1, help="Points of the study, the preset and earlier ones included.")
+    ] = 30,
+    study: Annotated[
+        Path | None, typer.Option(help="File of the study; one that exists goes on. [default: in the home]")
+    ] = None,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="Write the best settings here. [default: beside the study]")
+    ] = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    seed: SeedOption = 0,
+    without: WithoutOption = None,
+    device: DeviceOption = "cpu",
+    home: HomeOption = None,
+) -> None:
+    """Search a model's settings on validation; the test part is not looked at. A killed search goes on.
+
+    Settings given by --set or --config stay as they are; the others of the model's search space are tried.
+    """
+    from slipstream.evaluation.tuning import tune as search
+
+    place = study or home_folder(home).studies / f"{model}-{data.name}-{board}.sqlite"
+    with progress_bar(f"{model} on {board}") as progress:
+        found = search(
+            data,
+            model,
+            board,
+            place,
+            trials=trials,
+            seed=seed,
+            fixed=chosen_settings(config, settings),
+            progress=progress,
+            device=device,
+            without=without or (),
+        )
+    written = out_file or place.with_suffix(".json")
+    found.write(written)
+    _tell_tuned(found)
+    out.print(
+        f"with all of them: slipstream trial {model} --data {data} --board {board} --config {written}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _tell_tuned(found: Tuned) -> None:
+    rows = [[f"{point.ndcg:.4f}", _spelled(point.settings)] for point in found.best(5)]
+    print_table("best on validation", ["NDCG@10", "settings"], rows)
+    stopped = sum(point.ndcg is None for point in found.tried)
+    out.print(
+        f"{len(found.tried)} tried, {stopped} of them stopped early, {found.cpu_s:.0f} CPU s now; "
+        f"preset {found.preset_ndcg:.4f}, best {found.ndcg:.4f} (the best of many is flattered by chance)"
+    )
+    for assignment in found.assignments():
+        out.print(f"  --set {assignment}", markup=False, soft_wrap=True)
+
+
+def _spelled(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in settings.items()) or "the preset"

@@ -68,7 +68,7 @@ def suite(
         progress(done, total, what)
         folder = None if checkpoint is None else str(Path(checkpoint) / f"{arena.board.name}-{name}")
         context = FitContext(
-            seed, threads or thread_count(), _inner(progress, done, total, what), folder, device
+            seed, threads or thread_count(), inner(progress, done, total, what), folder, device
         )
         run = Run(arena, name, kinds[name], k, context, repeat, keep_models)
         try:
@@ -79,7 +79,7 @@ def suite(
     return Suite(trials, failures)
 
 
-def _inner(progress: Progress, done: int, total: int, what: str) -> Progress:
+def inner(progress: Progress, done: int, total: int, what: str) -> Progress:
     """What a model tells while it works, as a note of the whole; the count stays that of the suite."""
 
     def tell(step: int, steps: int | None, note: str) -> None:

@@ -112,10 +112,10 @@ def gap_table(trials: Sequence[Trial]) -> Table | None:
         own = {part.name: Figure(part.ndcg.mean, part.ndcg) for part in trial.scores.by_gap}
         rows.append((trial.name, *(own.get(part.name, "–") for part in slices)))
     return Table(
-        title="NDCG@10 by the time between the last event and the target",
+        title="NDCG@10 by the gap before the target",
         columns=("model", *(f"{part.name} ({part.users:,})" for part in slices)),
         rows=tuple(rows),
-        note="users in brackets; tie: the same moment",
+        note="the time since the user's last event, tie: the same moment; users in brackets",
     )
 
 

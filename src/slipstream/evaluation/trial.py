@@ -110,9 +110,8 @@ class Run:
         stopwatch, board = self.arena.stopwatch.copy(), self.arena.board
         with stopwatch.stage("fit"):
             settings = settings_for(self.kind.preset(self.arena.data), self.name, overrides)
-            model = self.kind.fit(self.arena.data, settings, self.context)
+        model, validation = self.fitted(settings, stopwatch)
         curve, notes = list(model.report.curve), dict(model.report.notes)
-        validation = self._validate(model, stopwatch)
         again = board.refit and refits(model) and board.past.event_count > board.train.event_count
         if again:
             with stopwatch.stage("refit"):
@@ -147,6 +146,12 @@ class Run:
             notes=notes,
             fitted=model if self.keep_model else None,
         )
+
+    def fitted(self, settings: Settings, stopwatch: Stopwatch) -> tuple[Recommender, dict[str, float]]:
+        """The model with these settings and its figures on validation: all that choosing may look at."""
+        with stopwatch.stage("fit"):
+            model = self.kind.fit(self.arena.data, settings, self.context)
+        return model, self._validate(model, stopwatch)
 
     def _validate(self, model: Recommender, stopwatch: Stopwatch) -> dict[str, float]:
         """The figures that the settings were, or could have been, chosen by."""

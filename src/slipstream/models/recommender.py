@@ -7,7 +7,7 @@ exception; the data is not modified; the held-out item is found on a world with 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
@@ -40,15 +40,23 @@ class TrainingData:
     graph: LinkedGraph | None = None
 
 
+def unwatched(value: float) -> None:
+    """Nobody follows the validation curve."""
+
+
 @dataclass(frozen=True)
 class FitContext:
-    """How a model is trained, apart from its settings: nothing here may change the science but the seed."""
+    """How a model is trained, apart from its settings: nothing here may change the science but the seed.
+
+    watch: told every validation of a training that has several, as they come; may raise, to end it.
+    """
 
     seed: int = 0
     threads: int = 1
     progress: Progress = silent
     checkpoint: str | None = None  # a folder for checkpoints of long trainings
     device: str = "cpu"
+    watch: Callable[[float], None] = unwatched
 
 
 @dataclass

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from slipstream.config import Settings, fingerprint_of
+from slipstream.config import OneOf, Range, Settings, Space, fingerprint_of
 
 ADDED = ("residual",)
 """Settings younger than the first saved models. At their defaults they change no number, so they stay out of
@@ -15,6 +15,18 @@ the fingerprint: checkpoints and models from before keep theirs."""
 
 class TransformerSettings(Settings):
     """Everything that changes the numbers."""
+
+    space: ClassVar[Space] = {
+        "dim": OneOf((64, 128)),
+        "layers": OneOf((1, 2, 4)),
+        "output": OneOf(("dot", "cosine")),
+        "targets": OneOf((1, 2, 4)),
+        "dropout": Range(0.0, 0.6),
+        "attention_dropout": Range(0.0, 0.6),
+        "lr": Range(3e-4, 4e-3, log=True),
+        "table_lr": Range(3e-4, 4e-3, log=True),
+        "weight_decay": Range(1e-4, 0.1, log=True),
+    }
 
     # the network
     dim: int = Field(default=64, ge=8, le=1024)

@@ -23,7 +23,7 @@ from pydantic import Field
 from safetensors.numpy import load_file, save_file
 
 from slipstream.artifacts import Artifact, ArtifactWriter
-from slipstream.config import Settings
+from slipstream.config import OneOf, Range, Settings, Space
 from slipstream.dataset.queries import Queries
 from slipstream.errors import ConfigError
 from slipstream.models.history import Memory, event_weights, history_matrix
@@ -38,6 +38,14 @@ MIDDLE, HALF_LIVES = 5.0, (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 class BilinearSettings(Settings):
     """The defaults suit a hundred thousand events; `preset` follows the data."""
+
+    space: ClassVar[Space] = {
+        "dim": OneOf((64, 128, 256)),
+        "lr": Range(1e-3, 3e-2, log=True),
+        "weight_decay": Range(1e-3, 1.0, log=True),
+        "dropout": Range(0.0, 0.7),
+        "events_per_user": OneOf((8, 16, 32)),
+    }
 
     dim: int = Field(128, ge=1, le=1024)
     epochs: int = Field(14, ge=1)
@@ -128,7 +136,9 @@ class Bilinear:
             return cls._of(own, weights, items, users, data.train.item_counts > 0)
 
         def validate(weights: people.Weights) -> float:
-            return validation_ndcg(made(weights).score, sample) if sample is not None else 0.0
+            value = validation_ndcg(made(weights).score, sample) if sample is not None else 0.0
+            context.watch(value)
+            return value
 
         outcome = bilinear_course.run(
             material,

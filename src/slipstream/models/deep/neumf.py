@@ -22,7 +22,7 @@ from pydantic import Field
 from safetensors.numpy import load_file, save_file
 
 from slipstream.artifacts import Artifact, ArtifactWriter
-from slipstream.config import Settings
+from slipstream.config import OneOf, Range, Settings, Space
 from slipstream.dataset.queries import Queries
 from slipstream.errors import ConfigError
 from slipstream.models.history import Memory, history_matrix, silence_unknown
@@ -38,6 +38,15 @@ Weights = dict[str, NDArray[np.float32]]
 
 
 class NeuMFSettings(Settings):
+    space: ClassVar[Space] = {
+        "dim": OneOf((32, 64, 128)),
+        "tower": OneOf((True, False)),
+        "lr": Range(1e-3, 3e-2, log=True),
+        "weight_decay": Range(1e-3, 1.0, log=True),
+        "dropout": Range(0.0, 0.7),
+        "negatives": OneOf((128, 256, 512)),
+    }
+
     dim: int = Field(64, ge=1, le=1024)
     tower: bool = True
     """The network beside the product."""
@@ -98,11 +107,16 @@ class NeuMF:
         def value(model: NeuMF) -> float:
             return 0.0 if sample is None else validation_ndcg(model.score, sample)
 
+        def validate(weights: Weights) -> float:
+            found = value(NeuMF(weights, known, settings))
+            context.watch(found)
+            return found
+
         outcome = neumf_course.run(
             material,
             course,
             seed=context.seed,
-            validate=None if sample is None else lambda weights: value(NeuMF(weights, known, settings)),
+            validate=None if sample is None else validate,
             progress=context.progress,
         )
         points = [settings.half_life] if settings.half_life is not None else list(HALF_LIVES)

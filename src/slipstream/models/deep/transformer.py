@@ -252,7 +252,7 @@ def _fit(
         seed=context.seed,
         threads=context.threads,
         device=context.device,
-        validate=_validation(data.validation, settings, known, context.seed),
+        validate=_validation(data.validation, settings, known, context),
         progress=context.progress,
         checkpoint=None if context.checkpoint is None else Path(context.checkpoint),
     )
@@ -262,16 +262,18 @@ def _fit(
 
 
 def _validation(
-    holdout: Holdout | None, settings: TransformerSettings, known: NDArray[np.bool_], seed: int
+    holdout: Holdout | None, settings: TransformerSettings, known: NDArray[np.bool_], context: FitContext
 ) -> Callable[[dict[str, NDArray[Any]]], float] | None:
     """NDCG@10 of given weights on (a seeded sample of) the holdout, through the very code that serves."""
     if holdout is None or len(holdout) == 0:
         return None
-    sample = sample_holdout(holdout, settings.validation_users, seed)
+    sample = sample_holdout(holdout, settings.validation_users, context.seed)
 
     def validate(weights: dict[str, NDArray[Any]]) -> float:
         encoder = Encoder(weights, ffn=settings.ffn, cosine=settings.output == "cosine")
-        return validation_ndcg(Transformer(settings, encoder, known).score, sample)
+        value = validation_ndcg(Transformer(settings, encoder, known).score, sample)
+        context.watch(value)
+        return value
 
     return validate
 

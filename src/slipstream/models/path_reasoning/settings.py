@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
-from slipstream.config import Settings
+from slipstream.config import OneOf, Range, Settings, Space
 
 
 class PathReasonerSettings(Settings):
     """None is chosen while fitting; the fitted model's settings say what was chosen."""
+
+    space: ClassVar[Space] = {
+        "similar_ridge": Range(30.0, 3_000.0, log=True),
+        "similar_memory": Range(1.0, 100.0, log=True, needs_order=True),
+        "next_memory": Range(0.5, 20.0, log=True, needs_order=True),
+        "next_power": Range(0.3, 1.0, needs_order=True),
+        "graph_memory": Range(1.0, 100.0, log=True, needs_order=True),
+        "degree_exponent": Range(0.0, 1.5),
+        "edges_per_item": OneOf((75, 150, 300)),
+    }
 
     similar: bool = True
     next: bool = True

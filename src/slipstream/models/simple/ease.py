@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from slipstream.artifacts import Artifact, ArtifactWriter
-from slipstream.config import Settings
+from slipstream.config import OneOf, Range, Settings, Space
 from slipstream.dataset.queries import Queries
 from slipstream.errors import ConfigError
 from slipstream.models.history import Memory, event_weights, history_matrix, keep_largest, silence_unknown
@@ -50,6 +50,13 @@ LOOKUPS = 40_000
 
 class EaseSettings(Settings):
     """None: chosen on validation."""
+
+    space: ClassVar[Space] = {
+        "ridge": Range(10.0, 3_000.0, log=True),
+        "half_life": Range(0.5, 150.0, log=True, needs_order=True),
+        "long_share": Range(0.0, 0.4, needs_order=True),
+        "positive": OneOf((False, True)),
+    }
 
     ridge: float | None = Field(None, gt=0)
     """λ"""

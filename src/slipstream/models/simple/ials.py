@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from slipstream.artifacts import Artifact, ArtifactWriter
-from slipstream.config import Settings
+from slipstream.config import OneOf, Range, Settings, Space
 from slipstream.dataset.queries import Queries
 from slipstream.dataset.snapshot import Snapshot
 from slipstream.models.history import Memory, event_weights, silence_unknown
@@ -43,6 +43,15 @@ _PAIRS = ((15, 0.01), (15, 0.003), (15, 0.02), (5, 0.03), (40, 0.003), (40, 0.01
 
 class IalsSettings(Settings):
     """None: chosen on validation."""
+
+    space: ClassVar[Space] = {
+        "dim": OneOf((32, 64, 128, 256)),
+        "iterations": Range(5, 15),
+        "unobserved": Range(1e-4, 3.0, log=True),
+        "regularisation": Range(3e-4, 0.1, log=True),
+        "frequency_power": Range(0.0, 1.0),
+        "half_life": Range(1.0, 150.0, log=True, needs_order=True),
+    }
 
     dim: int = Field(64, ge=1, le=2048)
     iterations: int = Field(10, ge=1)

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from slipstream.artifacts import Artifact, ArtifactWriter
-from slipstream.config import Settings
+from slipstream.config import Range, Settings, Space
 from slipstream.dataset.queries import Queries
 from slipstream.dataset.snapshot import Snapshot
 from slipstream.models.history import Memory, event_weights, history_matrix, keep_largest, silence_unknown
@@ -70,6 +70,17 @@ _UNORDERED_POINTS: Mapping[str, tuple[float, ...]] = {
 
 class ItemNeighboursSettings(Settings):
     """None: chosen on validation (the middle of the road without one)."""
+
+    space: ClassVar[Space] = {
+        "window": Range(2, 20, needs_order=True),
+        "distance_power": Range(0.0, 2.0, needs_order=True),
+        "half_life": Range(0.5, 50.0, log=True, needs_order=True),
+        "long_share": Range(0.0, 0.3, needs_order=True),
+        "backward": Range(0.0, 1.0, needs_order=True),
+        "count_power": Range(0.3, 1.3),
+        "source_power": Range(0.0, 0.8),
+        "target_power": Range(0.0, 0.7),
+    }
 
     window: int = Field(10, ge=0)
     """Events between the two items of a pair, at most; 0: no order, all pairs of a history count alike."""
