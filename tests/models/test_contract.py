@@ -72,6 +72,7 @@ QUICK: dict[str, dict[str, Any]] = {
         "negatives": 32,
         "patience": 25,
     },
+    "kg_embedding": {"dim": 16, "batch": 128, "n3": 0.03, "epochs": 15},
     "ials": {"dim": 16, "iterations": 6},
     "fusion": {
         "members": ["item_neighbours", "ials", "popularity"],
