@@ -88,18 +88,22 @@ class Server:
 
 
 @contextmanager
-def serving(home: Home, *, keys: str = "", workers: int = 1, prelude: str = "") -> Iterator[Server]:
-    """A server on a free port of the loopback, ready to answer."""
+def serving(
+    home: Home, *, keys: str = "", workers: int = 1, prelude: str = "", options: str = ""
+) -> Iterator[Server]:
+    """A server on a free port of the loopback, ready to answer. options: as the words of a call."""
     code = (
         f"{prelude}\n"
         "import logging, sys\n"
         "from pathlib import Path\n"
         "from slipstream.config import Home\n"
+        "from slipstream.server.options import Options\n"
         "from slipstream.server.service import serve\n"
         "if __name__ == '__main__':\n"
         "    logging.basicConfig(level='INFO')\n"
         "    say = lambda line: print(line, flush=True)\n"
-        f"    serve(Home(Path({str(home.root)!r})), port=0, workers={workers}, announce=say)\n"
+        f"    opt = Options({options})\n"
+        f"    serve(Home(Path({str(home.root)!r})), port=0, workers={workers}, announce=say, options=opt)\n"
     )
     script = home.root / "serve_for_test.py"
     script.write_text(code)

@@ -19,8 +19,8 @@ from slipstream.errors import StorageFull
 from slipstream.events.event import EventBatch
 from slipstream.events.sqlite import SqliteEventStore
 from slipstream.events.store import AppendResult
+from slipstream.server.admission import BURST, FEWEST, Gate, Line
 from slipstream.server.app import problem_of
-from slipstream.server.backend import Gate
 from slipstream.server.exposition import BUCKETS_S, Counter, Histogram
 from slipstream.server.group_commit import MOST_WAITING, GroupCommit
 from slipstream.server.wire import Problem
@@ -100,7 +100,7 @@ def test_too_many_waiting_writes_are_refused(tmp_path: Path) -> None:
 
 
 def test_work_that_waited_too_long_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slipstream.server.backend.LONGEST_WAIT_S", 0.05)
+    monkeypatch.setattr("slipstream.server.admission.LONGEST_WAIT_S", 0.05)
     begun: list[int] = []
 
     def work(number: int) -> int:
@@ -120,6 +120,61 @@ def test_work_that_waited_too_long_is_not_begun(monkeypatch: pytest.MonkeyPatch)
     assert found[0] == 0
     assert begun == [0]
     assert all(isinstance(f, Problem) and f.headers["retry-after"] == "1" for f in found[1:])
+
+
+def test_a_line_is_first_come_first_served_and_looks_at_the_sockets_between_turns() -> None:
+    done: list[str] = []
+
+    def work(name: str) -> str:
+        done.append(name)
+        if name == "bad":
+            raise ValueError(name)
+        return name
+
+    async def story() -> list[Any]:
+        line = Line()
+        tasks = [asyncio.create_task(line.run(lambda n=n: work(n))) for n in ("a", "bad", "gone", "c")]  # type: ignore[misc]
+        await asyncio.sleep(0)  # all are in the line, none has had a turn
+        assert line.inside == 4
+        tasks[2].cancel()
+        asyncio.get_running_loop().call_soon(done.append, "socket")
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert line.inside == 0
+        return [*found, await line.run(lambda: work("later"))]
+
+    found = asyncio.run(story())
+    assert done == ["a", "socket", "bad", "c", "later"]
+    assert [str(f) for f in (found[0], found[1], found[3], found[4])] == ["a", "bad", "c", "later"]
+
+
+def test_a_burst_is_let_in_but_a_standing_line_is_kept_short() -> None:
+    """A slow turn of 2 ms and twice as many callers as can be served: only the first crowd may be long."""
+
+    async def story() -> tuple[list[float], int, float]:
+        line, refused, longest_refusal = Line(), 0, 0.0
+        waits: list[float] = []
+        end = time.perf_counter() + 0.8
+
+        async def caller() -> None:
+            nonlocal refused, longest_refusal
+            while (start := time.perf_counter()) < end:
+                try:
+                    await line.run(lambda: time.sleep(0.002))
+                    waits.append(time.perf_counter() - start)
+                except Problem:
+                    longest_refusal = max(longest_refusal, time.perf_counter() - start)
+                    refused += 1
+                    await asyncio.sleep(0.01)
+
+        await asyncio.gather(*(caller() for _ in range(BURST)))
+        return waits, refused, longest_refusal
+
+    waits, refused, longest_refusal = asyncio.run(story())
+    assert len(waits) > FEWEST
+    assert refused > 0
+    late = sorted(waits[BURST * 2 :])  # after the first crowd
+    assert late[len(late) // 2] < 0.6 * max(waits[:BURST])
+    assert longest_refusal < 0.5 * max(waits[:BURST])
 
 
 def test_every_error_becomes_a_problem_of_the_contract() -> None:

@@ -97,11 +97,15 @@ def serve(
     insecure: Annotated[
         bool, typer.Option(help="Allow an address beyond this machine without API keys.")
     ] = False,
+    slate_cache: Annotated[bool, typer.Option(help="Keep finished slates until they change.")] = True,
+    memory_mb: Annotated[int, typer.Option(min=1, help="For what each process keeps of users.")] = 256,
+    access_log: Annotated[bool, typer.Option(help="Log each request as a line of JSON.")] = False,
 ) -> None:
     """Serve the live release over HTTP: recommendations, events, explanations, and a page about the API."""
     from slipstream.errors import MissingExtra
 
     try:
+        from slipstream.server.options import Options
         from slipstream.server.service import serve as run
     except ModuleNotFoundError as error:
         raise MissingExtra(error.name or "the web server", "serve", "serving") from error
@@ -109,4 +113,12 @@ def serve(
     def announce(address: str) -> None:
         out.print(f"serving on {address}  (API page: {address}/docs; stop with Ctrl-C)", markup=False)
 
-    run(workspace(home).home, host=host, port=port, insecure=insecure, workers=workers, announce=announce)
+    run(
+        workspace(home).home,
+        host=host,
+        port=port,
+        insecure=insecure,
+        workers=workers,
+        options=Options(slate_cache, memory_mb, access_log),
+        announce=announce,
+    )

@@ -112,16 +112,15 @@ class Pipeline:
         self._users.settle(user)
         return slate
 
+    def kept(self) -> tuple[int, int]:
+        """How many users are kept between requests, and the bytes that they take."""
+        return len(self._users), self._users.held_bytes
+
     def _again(self, slate: Slate, request: Request) -> Slate:
-        """A finished slate, given once more."""
-        return Slate(
-            request.request_id or uuid.uuid4().hex,
-            request.user_id,
-            slate.items,
-            "cache",
-            slate.release,
-            self._age_s(),
-        )
+        """A finished slate, given once more. What strangers share stays what it is: popularity's answer."""
+        tier: Tier = "popularity" if slate.tier == "popularity" else "cache"
+        request_id = request.request_id or uuid.uuid4().hex
+        return Slate(request_id, request.user_id, slate.items, tier, slate.release, self._age_s())
 
     def _fresh(self, request: Request, user: UserState, shelf: Shelf) -> Slate:
         scores, tier = self._scores(user, request.time_us)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from slipstream.errors import (
 )
 from slipstream.server.exposition import Metrics
 from slipstream.server.keys import Keys, Scope
-from slipstream.server.wire import MOST_BODY_BYTES, Problem
+from slipstream.server.wire import MOST_BODY_BYTES, Problem, encode
 
 ASGIScope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -36,6 +37,8 @@ BODY_SECONDS = 30.0
 """A caller who sends its body slower than this holds a connection for nothing."""
 
 log = logging.getLogger("slipstream.server")
+access = logging.getLogger("slipstream.access")
+access.setLevel(logging.WARNING)  # silent unless it is asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,10 @@ class App:
         except Exception as error:  # one of the two outer doors: nothing may leave without an answer
             reply = _problem_reply(problem_of(error))
         await _send(reply, send, head=scope["method"] == "HEAD")
-        self._metrics.request(label, reply.status, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self._metrics.request(label, reply.status, seconds)
+        if access.isEnabledFor(logging.INFO):
+            access.info(_line(scope["method"], label, reply, seconds))
 
     def _find(self, scope: ASGIScope) -> tuple[Route, dict[str, str]]:
         segments = _segments(scope)
@@ -158,6 +164,20 @@ class App:
                 await self._stop()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+
+
+def _line(method: str, route: str, reply: Reply, seconds: float) -> str:
+    """A request as a line of JSON. The route and not the path: paths hold the ids of people."""
+    about = {
+        "time": round(time.time(), 3),
+        "worker": os.getpid(),
+        "method": method,
+        "route": route,
+        "status": reply.status,
+        "bytes": len(reply.body),
+        "ms": round(seconds * 1e3, 3),
+    }
+    return encode(about).decode()
 
 
 def problem_of(error: BaseException) -> Problem:

@@ -1,8 +1,8 @@
-"""What the server does, without HTTP: the live pipeline, the event store, and the threads they run in.
+"""What the server does, without HTTP: the live pipeline, the event store, and the queues before them.
 
-Answers and writes run in threads of their own behind bounded queues, so that the event loop stays free and
-an overloaded server refuses at once. A newly promoted release is opened beside the live one and swapped in;
-one that cannot be opened is reported and the live one goes on.
+Short answers are made on the event loop, long ones and writes in threads of their own, all behind bounded
+queues (admission.py), so that an overloaded server refuses at once. A newly promoted release is opened beside
+the live one and swapped in; one that cannot be opened is reported and the live one goes on.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from slipstream.config import Home
 from slipstream.errors import SlipstreamError
@@ -23,78 +22,46 @@ from slipstream.recommend.newcomers import AddedItems
 from slipstream.recommend.pipeline import Pipeline, Request
 from slipstream.recommend.release import CURRENT, Release, current_release
 from slipstream.recommend.slate import Reason, Slate
+from slipstream.server.admission import Gate, Line
 from slipstream.server.exposition import Gauge, Metrics
 from slipstream.server.group_commit import GroupCommit, Stored
+from slipstream.server.options import Options
 from slipstream.server.wire import Problem
 
-T = TypeVar("T")
 log = logging.getLogger("slipstream.server")
 
 ANSWER_THREADS = 2
-MOST_WAITING = 64
-LONGEST_WAIT_S = 2.0
 LOOK_SECONDS = 1.0
 """How often the pointer to the live release is looked at; looking is one stat."""
-
-
-class Gate:
-    """Threads behind a bounded queue. A full queue or a too long wait is a 503 with Retry-After."""
-
-    def __init__(self, name: str, threads: int, waiting: int = MOST_WAITING) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
-        self._most = threads + waiting
-        self.inside = 0
-
-    async def run(self, work: Callable[[], T]) -> T:
-        if self.inside >= self._most:
-            raise _overloaded()
-        queued = time.monotonic()
-
-        def timely() -> T:
-            if time.monotonic() - queued > LONGEST_WAIT_S:
-                raise _overloaded()
-            return work()
-
-        self.inside += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, timely)
-        finally:
-            self.inside -= 1
-
-    def close(self) -> None:
-        """Wait for the work in hand."""
-        self._pool.shutdown(wait=True)
 
 
 def _not_ready(detail: str) -> Problem:
     return Problem(503, "not-ready", detail, "look at /readyz", headers={"retry-after": "1"})
 
 
-def _overloaded() -> Problem:
-    detail = "the server has all the work it can do"
-    return Problem(503, "overloaded", detail, "retry after a moment", headers={"retry-after": "1"})
-
-
 class Backend:
     """One home, served. `start` and `stop` belong to the event loop; the rest may be called from threads."""
 
-    def __init__(self, home: Home, metrics: Metrics) -> None:
-        self.home, self.metrics = home, metrics
+    def __init__(self, home: Home, metrics: Metrics, options: Options | None = None) -> None:
+        self.home, self.metrics, self.options = home, metrics, options or Options()
+        self.line = Line()
         self.answers = Gate("answers", ANSWER_THREADS)
         self.writes = Gate("writes", 1)
+        self.parsing = Gate("parsing", 1)
         self._added = AddedItems(home.catalogue)
         self._store: SqliteEventStore | None = None
         self._commits: GroupCommit | None = None
         self._pipeline: Pipeline | None = None
         self._stamp: tuple[int, ...] = ()
         self._watch: asyncio.Task[None] | None = None
-        metrics.gauges.append(
-            Gauge("slipstream_answers_inside", "Answers being made.", lambda: self.answers.inside)
-        )
-        metrics.gauges.append(Gauge("slipstream_writes_waiting", "Writes waiting.", self._writes_waiting))
-        metrics.gauges.append(
-            Gauge("slipstream_release_age_seconds", "Age of the live release.", self._release_age_s)
-        )
+        metrics.gauges += [
+            Gauge("slipstream_line_length", "Short answers waiting.", lambda: self.line.inside),
+            Gauge("slipstream_answers_inside", "Long answers being made.", lambda: self.answers.inside),
+            Gauge("slipstream_writes_waiting", "Writes waiting.", self._writes_waiting),
+            Gauge("slipstream_release_age_seconds", "Age of the live release.", self._release_age_s),
+            Gauge("slipstream_users_kept", "Users kept in memory.", lambda: self._kept()[0]),
+            Gauge("slipstream_users_kept_bytes", "What they take.", lambda: self._kept()[1]),
+        ]
 
     @property
     def ready(self) -> bool:
@@ -134,13 +101,20 @@ class Backend:
             await self._commits.finish()
         await asyncio.to_thread(self.answers.close)
         await asyncio.to_thread(self.writes.close)
+        await asyncio.to_thread(self.parsing.close)
         if self._store is not None:
             self._store.close()
 
     def _open(self) -> Pipeline:
         release = Release.open(current_release(self.home))
         release.warm()
-        return Pipeline(release, self._store, home=self.home)
+        return Pipeline(
+            release,
+            self._store,
+            home=self.home,
+            slate_cache=self.options.slate_cache,
+            budget_bytes=self.options.memory_mb << 20,
+        )
 
     def _pointer(self) -> tuple[int, ...]:
         """What changes when another release is promoted or the home's rules are rewritten."""
@@ -170,6 +144,9 @@ class Backend:
 
     def _writes_waiting(self) -> float:
         return 0 if self._commits is None else self._commits.waiting
+
+    def _kept(self) -> tuple[int, int]:
+        return (0, 0) if self._pipeline is None else self._pipeline.kept()
 
     def _release_age_s(self) -> float:
         pipeline = self._pipeline

@@ -22,6 +22,7 @@ from slipstream.server.app import App
 from slipstream.server.backend import Backend
 from slipstream.server.exposition import Metrics
 from slipstream.server.keys import VARIABLE, Keys, check_bind
+from slipstream.server.options import Options
 from slipstream.server.routes import Routes
 
 log = logging.getLogger("slipstream.server")
@@ -31,14 +32,16 @@ GRACE_SECONDS = 10
 BACKLOG = 1024
 RESTART_SECONDS = 1.0
 MOST_FAILED_STARTS = 5
+SWITCH_S = 0.0005
+"""How long a thread with long work may keep the interpreter from the event loop; 5 ms by default."""
 YOUNG_SECONDS = 10.0
 """A worker that ends younger than this never worked; after so many in a row the server gives up."""
 
 
-def application(home: Home, keys: Keys) -> App:
+def application(home: Home, keys: Keys, options: Options | None = None) -> App:
     """The ASGI application over one home, to be run by any ASGI server."""
-    metrics = Metrics()
-    backend = Backend(home, metrics)
+    metrics, options = Metrics(), options or Options()
+    backend = Backend(home, metrics, options)
     return App(Routes(backend).table(), keys, metrics, start=backend.start, stop=backend.stop)
 
 
@@ -49,6 +52,7 @@ def serve(
     port: int = 8000,
     insecure: bool = False,
     workers: int = 1,
+    options: Options | None = None,
     announce: Callable[[str], None] = print,
 ) -> None:
     """Answer over HTTP until SIGINT or SIGTERM; finishes the requests in hand.
@@ -71,18 +75,18 @@ def serve(
     with contextlib.closing(listener):
         announce(_address(listener, host))
         if workers == 1:
-            run(home.root, listener, keys)
+            run(home.root, listener, keys, options)
         else:
-            _supervise(home.root, listener, keys, workers)
+            _supervise(home.root, listener, keys, options, workers)
 
 
-def run(root: Path, listener: socket.socket, keys: Keys) -> None:
+def run(root: Path, listener: socket.socket, keys: Keys, options: Options | None = None) -> None:
     """One server process on a bound socket."""
     try:
         import uvicorn
     except ImportError as error:
         raise MissingExtra("uvicorn", "serve", "the server") from error
-    app = application(Home(root), keys)
+    app = application(Home(root), keys, options)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -94,10 +98,20 @@ def run(root: Path, listener: socket.socket, keys: Keys) -> None:
         timeout_graceful_shutdown=GRACE_SECONDS,
         h11_max_incomplete_event_size=64 * 1024,
     )
+    sys.setswitchinterval(SWITCH_S)
+    if options is not None and options.access_log:
+        _log_requests()
     with _quiet_ending(), contextlib.suppress(SystemExit):  # how uvicorn tells of a failed start
         uvicorn.Server(config).run(sockets=[listener])
     if app.failure is not None:
         raise app.failure
+
+
+def _log_requests() -> None:
+    access = logging.getLogger("slipstream.access")
+    access.setLevel(logging.INFO)
+    access.propagate = False
+    access.handlers = [logging.StreamHandler()]  # its format is the bare message
 
 
 @contextlib.contextmanager
@@ -129,7 +143,9 @@ def _address(listener: socket.socket, host: str) -> str:
     return f"http://{shown}:{listener.getsockname()[1]}"
 
 
-def _supervise(root: Path, listener: socket.socket, keys: Keys, workers: int) -> None:
+def _supervise(
+    root: Path, listener: socket.socket, keys: Keys, options: Options | None, workers: int
+) -> None:
     """Keep `workers` processes on one socket; a dead one is started again, a signal ends all of them.
 
     They meet in the event store and in the files of the home, so an event that one acknowledged is in the
@@ -148,7 +164,7 @@ def _supervise(root: Path, listener: socket.socket, keys: Keys, workers: int) ->
     failed = 0
     try:
         for _ in range(workers):
-            running.append(_start(context, root, listener, keys))
+            running.append(_start(context, (root, listener, keys, options)))
             born.append(time.monotonic())
         while not stopping:
             time.sleep(0.1)
@@ -162,7 +178,10 @@ def _supervise(root: Path, listener: socket.socket, keys: Keys, workers: int) ->
                     )
                 log.error("worker %s ended with %s, starting another", process.pid, process.exitcode)
                 time.sleep(RESTART_SECONDS if failed else 0)
-                running[place], born[place] = _start(context, root, listener, keys), time.monotonic()
+                running[place], born[place] = (
+                    _start(context, (root, listener, keys, options)),
+                    time.monotonic(),
+                )
     finally:
         for process in running:
             process.terminate()
@@ -172,18 +191,19 @@ def _supervise(root: Path, listener: socket.socket, keys: Keys, workers: int) ->
             signal.signal(number, handler)
 
 
-def _start(
-    context: multiprocessing.context.SpawnContext, root: Path, listener: socket.socket, keys: Keys
-) -> SpawnProcess:
-    process = context.Process(target=_work, args=(root, listener, keys), daemon=True)
+Work = tuple[Path, socket.socket, Keys, Options | None]
+
+
+def _start(context: multiprocessing.context.SpawnContext, work: Work) -> SpawnProcess:
+    process = context.Process(target=_work, args=work, daemon=True)
     process.start()
     return process
 
 
-def _work(root: Path, listener: socket.socket, keys: Keys) -> None:
+def _work(root: Path, listener: socket.socket, keys: Keys, options: Options | None) -> None:
     """A worker's life; why it could not start goes to the log, for the one who supervises."""
     try:
-        run(root, listener, keys)
+        run(root, listener, keys, options)
     except SlipstreamError as error:
         log.error("the worker cannot serve: %s", error)
         sys.exit(error.exit_code)

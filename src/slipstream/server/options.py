@@ -1,0 +1,17 @@
+"""How a server runs, apart from what it serves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Options:
+    """slate_cache: keep finished slates. memory_mb: for what each worker keeps of users.
+
+    access_log: one JSON line per request on standard error.
+    """
+
+    slate_cache: bool = True
+    memory_mb: int = 256
+    access_log: bool = False
