@@ -43,6 +43,11 @@ def test_pairs_by_hand() -> None:
     assert model.score(query_of([2])).tolist() == [[0.25, 0.5, 0.0]]
 
 
+def test_the_small_case_of_the_concept_page() -> None:
+    settings = PLAIN.model_copy(update={"window": 10, "backward": 0.0, "target_power": 1.0})
+    assert fit(histories("abc", "ac"), settings).score(query_of([0])).tolist() == [[0.0, 1.0, 0.75]]
+
+
 def test_powers_divide_by_both_popularities() -> None:
     settings = PLAIN.model_copy(update={"count_power": 0.5, "source_power": 1.0, "target_power": 0.5})
     model = fit(histories("ab", "ab", "b"), settings)
