@@ -36,6 +36,7 @@ class Trial:
     config: Mapping[str, Any]
     versions: Mapping[str, str]
     without: tuple[str, ...] = ()
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # what was set by hand; the rest is the preset
     curve: Sequence[Mapping[str, float]] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
     faults: Mapping[str, int] = field(default_factory=dict)
@@ -79,6 +80,7 @@ class Trial:
             "peak_rss_bytes": self.peak_rss_bytes,
             "threads": self.threads,
             "config": dict(self.config),
+            "set": dict(self.overrides),
             "without": list(self.without),
             "versions": dict(self.versions),
             "curve": [dict(row) for row in self.curve],

@@ -142,6 +142,7 @@ class Run:
             config=model.settings.model_dump(mode="json"),
             versions=versions(),
             without=self.arena.without,
+            overrides=dict(overrides),
             curve=curve,
             notes=notes,
             fitted=model if self.keep_model else None,
