@@ -6,7 +6,7 @@ al. 2011) over what the model's settings declare as `space`; a training whose va
 median of the others at the same place is stopped early. Proposal n depends on the seed and on the n - 1
 finished ones alone, so a study that was killed and taken up again ends where an unbroken one does.
 
-Here and not in `training`, as in the plan: it needs a board and the ranking that serves (decision 0005).
+Here and not in `training`, as in the plan: it needs a board and the ranking that serves (decision 0006).
 """
 
 from __future__ import annotations
