@@ -1,4 +1,4 @@
-"""Commands of the knowledge graph: add, links, report, export."""
+"""Commands of the knowledge graph: add, links, report, suggest, export."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from slipstream.cli.console import out, print_table
+from slipstream.cli.console import Printing, out, print_table
 from slipstream.cli.options import HomeOption, workspace
 
 graph = typer.Typer(help="Add to the knowledge graph, look at it, take it out.", no_args_is_help=True)
@@ -70,6 +70,27 @@ def report(home: HomeOption = None) -> None:
 
     artifact = open_artifact(workspace(home).home.graph, KIND, made_by="run `slipstream prepare` first")
     out.print(json.dumps(artifact.json("report"), indent=1, ensure_ascii=False), markup=False)
+
+
+@graph.command()
+def suggest(
+    home: HomeOption = None,
+    relation: Annotated[str | None, typer.Option(help="Only edges of this relation.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many.")] = 20,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the edges.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of chance.")] = 0,
+) -> None:
+    """List edges that are likely missing, and how well such guesses find edges that were held back."""
+    from slipstream.loop.suggesting import suggest as suggest_edges
+
+    space = workspace(home)
+    found = suggest_edges(
+        space.home, relation=relation, limit=limit, epochs=epochs, seed=seed, narrator=Printing()
+    )
+    shown = found.edges.select("head_label", "relation", "tail_label", "confidence")
+    print_table("likely missing edges", shown.columns, [list(row) for row in shown.iter_rows()])
+    told = ", ".join(f"{name} {found.measured[name]:.3f}" for name in ("MRR", "Hits@1", "Hits@10"))
+    out.print(f"of {found.held_back:,} edges held back, ranked among all entities: {told}")
 
 
 @graph.command()

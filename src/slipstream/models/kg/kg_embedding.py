@@ -30,7 +30,7 @@ from slipstream.artifacts import Artifact, ArtifactWriter
 from slipstream.config import Settings
 from slipstream.dataset.queries import Holdout, Queries, queries_of
 from slipstream.dataset.snapshot import Snapshot
-from slipstream.errors import ConfigError
+from slipstream.errors import ConfigError, MissingExtra
 from slipstream.graph.linked_graph import LinkedGraph
 from slipstream.inference.triple_embedding import Form, TripleEmbedding
 from slipstream.models.history import Memory, event_weights, history_matrix
@@ -121,7 +121,10 @@ class KgEmbedding:
             raise ConfigError("an embedding of interactions needs at least one")
         if settings.half_life is None and not train.ordered:
             settings = settings.model_copy(update={"half_life": 0.0})
-        from slipstream.training import triple_course
+        try:
+            from slipstream.training import triple_course
+        except ImportError as error:
+            raise MissingExtra("torch", "train", "learning vectors of a graph") from error
 
         triples, nodes, relations = _triples(train, data.graph)
         touched = np.zeros(nodes, bool)
