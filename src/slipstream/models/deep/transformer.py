@@ -25,6 +25,7 @@ from slipstream.artifacts import Artifact, ArtifactWriter
 from slipstream.config import Settings, with_overrides
 from slipstream.dataset.queries import Holdout, Queries
 from slipstream.errors import BadInput, ConfigError, MissingExtra
+from slipstream.inference.compiled_encoder import encoder_of
 from slipstream.inference.encoder import Encoder, EncoderState, gap_bin
 from slipstream.models.recommender import FitContext, FitReport, ScoreMatrix, TrainingData
 from slipstream.models.validation import sample_holdout, validation_ndcg
@@ -166,7 +167,8 @@ class Transformer:
     def load(cls, artifact: Artifact, settings: Settings) -> Self:
         own = _own(settings)
         weights = load_file(artifact.file(WEIGHTS))
-        return cls(own, Encoder(weights, ffn=own.ffn, cosine=own.output == "cosine"), artifact.array("known"))
+        encoder = encoder_of(weights, ffn=own.ffn, cosine=own.output == "cosine")
+        return cls(own, encoder, artifact.array("known"))
 
 
 def _shaped(data: TrainingData) -> TransformerSettings:
@@ -256,7 +258,7 @@ def _fit(
         progress=context.progress,
         checkpoint=None if context.checkpoint is None else Path(context.checkpoint),
     )
-    encoder = Encoder(outcome.weights, ffn=settings.ffn, cosine=settings.output == "cosine")
+    encoder = encoder_of(outcome.weights, ffn=settings.ffn, cosine=settings.output == "cosine")
     notes = {"best_epoch": outcome.best_epoch, "stopped": outcome.stopped}
     return encoder, known, FitReport(curve=outcome.curve, notes=notes)
 
@@ -270,7 +272,7 @@ def _validation(
     sample = sample_holdout(holdout, settings.validation_users, context.seed)
 
     def validate(weights: dict[str, NDArray[Any]]) -> float:
-        encoder = Encoder(weights, ffn=settings.ffn, cosine=settings.output == "cosine")
+        encoder = encoder_of(weights, ffn=settings.ffn, cosine=settings.output == "cosine")
         value = validation_ndcg(Transformer(settings, encoder, known).score, sample)
         context.watch(value)
         return value
