@@ -211,6 +211,50 @@ def test_doubtful_links_come_out_for_review() -> None:
     assert links.doubtful(0.98)["item_id"].to_list() == ["2"]
 
 
+def test_what_was_not_linked_shows_the_nearest_candidates() -> None:
+    rows = catalogue(
+        ("a", "Alien", 1979),
+        ("b", "Aliens of the Deep", 2005),
+        ("c", "The Alien Factor", 1978),
+        ("d", "Solaris", 1972),
+    )
+    links = link(items(("1", "Alien", 2003), ("2", "Alien Factory 2", 1999), ("3", "Unheard Of", 1990)), rows)
+    nearest = dict(links.unlinked.select("item_id", "nearest").iter_rows())
+    assert nearest["1"] == ["Alien (0.00)"]  # the title, but not the year
+    assert nearest["2"][0] == "The Alien Factor (spelled 89% alike)"
+    assert not any("Solaris" in label for label in nearest["2"])
+    assert nearest["3"] == []
+
+
+def planted_worlds() -> tuple[pl.DataFrame, pl.DataFrame, dict[str, str]]:
+    """300 films; of every third one the catalogue has only what looks like it: remake, sequel, namesake."""
+    words = [
+        f"{a}{b}" for a in ("North", "South", "Amber", "Winter", "Silver") for b in ("fall", "gate", "song")
+    ]
+    rows, wanted, right = [], [], {}
+    for n in range(300):
+        title, year = (
+            f"{words[n % 15]} {words[(n // 15 + n) % 15]} {chr(65 + n % 26)}{n // 26}x",
+            1950 + n % 60,
+        )
+        wanted.append((f"i{n}", title, year))
+        rows += [
+            (f"r{n}", title, year + 7 + n % 20),
+            (f"s{n}", f"{title} II", year + 2),
+            (f"p{n}", f"{title} 3", None),
+            (f"b{n}", f"{title} (novel)", year),
+        ]
+        if n % 3:
+            rows.append((f"f{n}", title, year))
+            right[f"i{n}"] = f"f{n}"
+    return items(*wanted), catalogue(*rows), right
+
+
+def test_planted_near_duplicates_are_never_linked() -> None:
+    wanted, rows, right = planted_worlds()
+    assert pairs(link(wanted, rows)) == right
+
+
 @pytest.mark.slow
 def test_precision_on_movielens_against_dbpedia() -> None:
     folder = SHARED / "data" / "ml-1m-kg"

@@ -23,9 +23,10 @@ def add(
     file: Annotated[Path, typer.Argument(help="TSV, CSV or Parquet.")],
     home: HomeOption = None,
     of: Annotated[
-        Literal["triples", "links", "entities"],
+        Literal["triples", "links", "corrections", "entities"],
         typer.Option(
             help="triples: head, relation, tail. links: item_id, entity_id. "
+            "corrections: links that win over all others; an empty entity_id forbids a link. "
             "entities: another catalogue, linked to items by title and year."
         ),
     ] = "triples",
@@ -36,8 +37,8 @@ def add(
     space = workspace(home)
     if of == "triples":
         rows = space.add_triples(file)
-    elif of == "links":
-        rows = space.add_links(file)
+    elif of in ("links", "corrections"):
+        rows = space.add_links(file, by_hand=of == "corrections")
     else:
         rows = space.add_entities(file, id_column=id_column, kind=kind)
     out.print(f"{rows:,} rows of {of} kept; run `slipstream prepare` to build the graph")

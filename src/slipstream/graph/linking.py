@@ -110,10 +110,21 @@ def link(
     else:
         counts["equal_ids_ignored"] = len(equal)
     open_rows = [r for r in item_rows if r.item_id not in given and r.title]
-    matches = _match(open_rows, candidates, settings, progress) if open_rows else {}
+    index = CandidateIndex(parsed_candidates(candidates, settings) if open_rows else [], settings)
+    matches = _match(open_rows, index, settings, progress, facts="facts" in candidates.columns)
     taken = {entity for entity, _, _ in given.values() if entity}
     decided, reasons = _one_each(open_rows, matches, taken, settings)
-    return _links(item_rows, given, decided, reasons, matches, settings, counts)
+    near = {
+        r.item_id: _nearest(r, matches[r.item_id], index, settings) for r in open_rows if r.item_id in reasons
+    }
+    return _links(item_rows, given, decided, reasons, near, counts)
+
+
+def _nearest(item: Item, found: list[Match], index: CandidateIndex, settings: LinkSettings) -> list[str]:
+    """The labels that came closest, with their scores; without any, the most similar titles."""
+    if found:
+        return [f"{m.candidate.label} ({m.score:.2f})" for m in found[: settings.nearest]]
+    return [f"{c.label} (spelled {likeness:.0%} alike)" for c, likeness in index.nearest(item)]
 
 
 def _item_rows(items: pl.DataFrame) -> Iterator[Item]:
@@ -167,17 +178,16 @@ def _dangling(links: pl.DataFrame | None, known: set[str]) -> int:
 
 
 def _match(
-    rows: list[Item], candidates: pl.DataFrame, settings: LinkSettings, progress: Progress
+    rows: list[Item], index: CandidateIndex, settings: LinkSettings, progress: Progress, *, facts: bool
 ) -> dict[str, list[Match]]:
     """The best matches of each item, in descending score."""
-    index = CandidateIndex(parsed_candidates(candidates, settings), settings)
     result = {}
     for done, row in enumerate(rows):
         if done % 1000 == 0:
             progress(done, len(rows), "linking")
         result[row.item_id] = index.matches(row)
     progress(len(rows), len(rows), "linking")
-    return by_facts(result, settings) if "facts" in candidates.columns else result
+    return by_facts(result, settings) if facts else result
 
 
 _IDS_LOOKED_AT = 1_000
@@ -234,8 +244,7 @@ def _links(
     given: dict[str, tuple[str, float, str]],
     decided: dict[str, Match],
     reasons: dict[str, str],
-    matches: dict[str, list[Match]],
-    settings: LinkSettings,
+    nearest: dict[str, list[str]],
     counts: dict[str, int],
 ) -> Links:
     linked: list[tuple[str, str, float, str]] = []
@@ -251,12 +260,8 @@ def _links(
             match = decided[row.item_id]
             linked.append((row.item_id, match.candidate.name, match.score, match.method))
         else:
-            near = [
-                f"{m.candidate.label} ({m.score:.2f})"
-                for m in matches.get(row.item_id, [])[: settings.nearest]
-            ]
             reason = reasons.get(row.item_id, "no title")
-            unlinked.append((row.item_id, row.title, row.year, reason, near))
+            unlinked.append((row.item_id, row.title, row.year, reason, nearest.get(row.item_id, [])))
     return Links(
         pl.DataFrame(linked, schema=_LINK_SCHEMA, orient="row"),
         pl.DataFrame(unlinked, schema=_UNLINKED_SCHEMA, orient="row"),

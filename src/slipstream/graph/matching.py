@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import polars as pl
@@ -15,6 +15,7 @@ from slipstream.graph.titles import Title, joined, parse_title
 _PART_LIKENESS = {1: 0.84, 2: 0.88, 3: 0.94}  # by words: `Blue` alone is not `Three Colors: Blue`
 _SERIES_LIKENESS = 0.84
 _SURE = 0.93
+_WORTH_SHOWING = 50  # percent of the spelling that agrees
 _UNTAGGED, _OTHER_KIND = 0.97, 0.7
 _NOT_ONE = frozenset(["series", "franchise", "editor"])  # `film series`, `film editor`
 
@@ -99,17 +100,42 @@ class CandidateIndex:
             ]
         return _ranked(m for m in matches if m.method)
 
+    def nearest(self, item: Item) -> list[tuple[Candidate, float]]:
+        """The most similar titles that share a word, for a person to look at: (candidate, likeness 0 .. 1).
+
+        Numbers and years that speak against them are no bar here.
+        """
+        title = parse_title(item.title, self.tags)
+        block = list(self._sharing_a_word(title))
+        texts = [c.title.bare for c in block]
+        found = process.extract(
+            title.bare, texts, scorer=fuzz.ratio, score_cutoff=_WORTH_SHOWING, limit=self.settings.nearest
+        )
+        return [(block[place], value / 100) for _, value, place in found]
+
+    def _sharing_a_word(self, title: Title) -> Iterator[Candidate]:
+        """Each once, those with the rarest words first; what is taken is what counts towards the bound."""
+        words = sorted(set(title.bare.split()), key=lambda w: (len(self.by_word.get(w, ())), w))
+        seen: set[int] = set()
+        for word in words:
+            if len(seen) >= self.settings.most_compared:
+                return
+            for c in self.by_word.get(word, ())[: self.settings.most_compared]:
+                if c.number not in seen:
+                    seen.add(c.number)
+                    yield c
+
     def _similar(self, title: Title, year: int | None) -> list[tuple[float, Candidate]]:
         """Candidates with a similar title: they share a word, no number and no year speaks against it."""
-        words = sorted(set(title.bare.split()), key=lambda w: (len(self.by_word.get(w, ())), w))
-        block: dict[int, Candidate] = {}
-        for word in words:
-            if len(block) >= self.settings.most_compared:
-                break
-            for c in self.by_word.get(word, ())[: self.settings.most_compared]:
-                if c.title.numbers == title.numbers and self._year_factor(year, c.year):
-                    block.setdefault(c.number, c)
-        chosen, texts = list(block.values()), [c.title.bare for c in block.values()]
+        codes = _codes(title)
+        chosen = [
+            c
+            for c in self._sharing_a_word(title)
+            if c.title.numbers == title.numbers
+            and self._year_factor(year, c.year)
+            and _codes(c.title) == codes
+        ]
+        texts = [c.title.bare for c in chosen]
         best: dict[int, float] = {}
         for scorer in (fuzz.ratio, fuzz.token_sort_ratio):
             cutoff = 100 * self.settings.least_similarity
@@ -151,6 +177,11 @@ def likeness(a: Title, b: Title) -> tuple[float, str]:
 
 def _both_have_articles(a: Title, b: Title) -> bool:
     return a.key != a.bare and b.key != b.bare
+
+
+def _codes(title: Title) -> set[str]:
+    """Words with a digit in them: `H2O` and `H3O` are no misspelling of each other."""
+    return {word for word in title.bare.split() if not word.isalpha() and any(c.isdigit() for c in word)}
 
 
 def _keys(title: Title) -> list[str]:

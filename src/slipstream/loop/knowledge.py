@@ -21,7 +21,7 @@ from slipstream.graph.construction import Facts, build, catalogue_facts, triple_
 from slipstream.graph.knowledge_graph import KnowledgeGraph
 from slipstream.graph.linked_graph import LinkedGraph, join
 from slipstream.graph.linking import Links, candidates_of, link
-from slipstream.loop.tables import add_file, kept_files, read_table_of
+from slipstream.loop.tables import add_file, kept_files, read_table_of, write_parquet
 
 KIND = "home-graph"
 
@@ -65,14 +65,33 @@ def add_triples(home: Home, frame: pl.DataFrame) -> int:
     return frame.height
 
 
-def add_links(home: Home, frame: pl.DataFrame) -> int:
-    """Keep explicit links (item_id, entity_id; or the first two columns). Returns the rows kept."""
+def add_links(home: Home, frame: pl.DataFrame, *, by_hand: bool = False) -> int:
+    """Keep links (item_id, entity_id; or the first two columns). Returns the rows kept.
+
+    Links by hand win over all others, and a later one over an earlier one of the same item; an empty
+    entity_id forbids every link of its item.
+    """
     if not {"item_id", "entity_id"} <= set(frame.columns):
         if frame.width < 2:
             raise BadInput("links need two columns: item_id, entity_id", hint=f"columns: {frame.columns}")
         frame = frame.rename(dict(zip(frame.columns[:2], ("item_id", "entity_id"), strict=True)))
-    add_file(home, frame.select(pl.col("item_id", "entity_id").cast(pl.String)), "links")
+    frame = frame.select(pl.col("item_id", "entity_id").cast(pl.String))
+    if not by_hand:
+        add_file(home, frame, "links")
+        return frame.height
+    old = _links_by_hand(home)
+    newest = frame.unique("item_id", keep="last", maintain_order=True)
+    merged = newest if old is None else pl.concat([newest, old]).unique("item_id", keep="first")
+    write_parquet(merged.sort("item_id"), home.triples / _BY_HAND)
     return frame.height
+
+
+_BY_HAND = "by-hand.parquet"
+
+
+def _links_by_hand(home: Home) -> pl.DataFrame | None:
+    path = home.triples / _BY_HAND
+    return pl.read_parquet(path) if path.exists() else None
 
 
 def add_entities(home: Home, frame: pl.DataFrame, id_column: str, kind: str) -> int:
@@ -128,12 +147,17 @@ def _links(
     progress: Progress,
 ) -> Links:
     given = [pl.read_parquet(path) for path in kept_files(home, "links")]
-    explicit = pl.concat(given) if given else None
     named = [_candidates(table) for table in tables.values()]
     triples = [f for f in others if f.source.startswith("triples-")]
     if triples:
         named.append(candidates_of(build(triples).graph).select("id", "label"))
-    return link(items, pl.concat(named, how="diagonal"), explicit=explicit, progress=progress)
+    return link(
+        items,
+        pl.concat(named, how="diagonal"),
+        explicit=pl.concat(given) if given else None,
+        overrides=_links_by_hand(home),
+        progress=progress,
+    )
 
 
 def _candidates(table: pl.DataFrame) -> pl.DataFrame:

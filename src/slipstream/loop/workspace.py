@@ -93,12 +93,15 @@ class Workspace:
         with writing_home(self.home, "graph"):
             return knowledge.add_triples(self.home, _frame(source))
 
-    def add_links(self, source: Source) -> int:
-        """Add links (item_id, entity_id) between items and entities of the triples."""
+    def add_links(self, source: Source, *, by_hand: bool = False) -> int:
+        """Add links (item_id, entity_id) between items and entities of the triples.
+
+        by_hand: they win over all others, and one with an empty entity_id forbids every link of its item.
+        """
         from slipstream.loop import knowledge
 
         with writing_home(self.home, "graph"):
-            return knowledge.add_links(self.home, _frame(source))
+            return knowledge.add_links(self.home, _frame(source), by_hand=by_hand)
 
     def add_entities(self, source: Source, *, id_column: str, kind: str) -> int:
         """Add another catalogue (films, books, …) that items are linked to by title and year."""
