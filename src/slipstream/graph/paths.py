@@ -1,139 +1,23 @@
-"""The sum over simple paths of a weighted graph, exactly, and the best of those paths.
+"""The best simple paths between two nodes of a weighted graph, by best-first search.
 
-A path p = (u, r1, e1, ..., rk, t) scores s(p) = product of gamma(rj, ej) over its hops; a pair (u, t) scores
-the sum over all simple paths from u to t of at most L hops. Walks are counted by sparse products; the few
-walks that are not simple paths are taken away again. With A = the gammas of parallel edges added up and
-W_l = row u of A^l:
-
-    S1(t) = W1(t)        S2(t) = W2(t)        (t != u, no self-loops)
-    S3(t) = W3(t) - c(u) W1(t) - W1(t) c(t) + W1(t)^2 A(t, u)        c = diag(A A)
-
-W3 counts u-v-w-t; it is no path when w = u (c(u) ways back, then u-t) or v = t (u-t, then c(t) ways back),
-and both at once is u-t-u-t. For a target that is not adjacent to u all corrections are zero: there, walks of
-at most three hops *are* the simple paths. Longer paths need more corrections and are not built yet.
+A backward pass from the target finds, for every node and every number of hops left, the best product of
+gammas over walks to the target. As a bound it never says too little, so paths come out in descending order
+when the most promising beginning is always continued first (A*, Hart, Nilsson and Raphael 1968, on products).
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from slipstream.errors import BadInput, UsageError
+from slipstream.graph.path_sums import check_length
+from slipstream.graph.weighted_graph import WeightedGraph, ranges
 
-LONGEST = 3
-
-
-@dataclass(frozen=True)
-class WeightedGraph:
-    """V nodes, N edges with gamma >= 0, sorted by (head, relation, tail); parallel edges are distinct."""
-
-    offsets: NDArray[np.int64]  # [V + 1]
-    relation: NDArray[np.int32]  # [N]
-    tail: NDArray[np.int32]  # [N]
-    gamma: NDArray[np.float64]  # [N]
-
-    @classmethod
-    def of(
-        cls,
-        head: NDArray[np.integer],
-        relation: NDArray[np.integer],
-        tail: NDArray[np.integer],
-        gamma: NDArray[np.floating],
-        nodes: int,
-    ) -> WeightedGraph:
-        """The graph of edges in any order. BadInput for self-loops and for weights that are not >= 0."""
-        if np.any(head == tail):
-            raise BadInput("a path graph has no self-loops", hint="construction.py drops and reports them")
-        if not np.all(gamma >= 0):
-            raise BadInput("a hop's weight must be a number >= 0")
-        order = np.lexsort((gamma, tail, relation, head))
-        offsets = np.zeros(nodes + 1, np.int64)
-        np.cumsum(np.bincount(head, minlength=nodes), out=offsets[1:])
-        return cls(
-            offsets,
-            relation[order].astype(np.int32),
-            tail[order].astype(np.int32),
-            gamma[order].astype(np.float64),
-        )
-
-    @property
-    def node_count(self) -> int:
-        return len(self.offsets) - 1
-
-    @cached_property
-    def head(self) -> NDArray[np.int32]:
-        return np.repeat(np.arange(self.node_count, dtype=np.int32), np.diff(self.offsets))
-
-    @cached_property
-    def matrix(self) -> sp.csr_matrix:
-        """[V, V]: parallel edges added up."""
-        matrix = sp.csr_matrix((self.gamma, (self.head, self.tail)), shape=(self.node_count, self.node_count))
-        matrix.sum_duplicates()
-        return matrix
-
-    @cached_property
-    def returns(self) -> NDArray[np.float64]:
-        """[V]: the walks of two hops from a node back to itself, diag(A A)."""
-        return np.asarray(self.matrix.multiply(self.matrix.T).sum(axis=1)).ravel()
-
-    @cached_property
-    def by_tail(self) -> NDArray[np.int64]:
-        """Edge numbers sorted by tail; ties in edge order."""
-        return np.argsort(self.tail, kind="stable")
-
-    @cached_property
-    def tail_offsets(self) -> NDArray[np.int64]:
-        offsets = np.zeros(self.node_count + 1, np.int64)
-        np.cumsum(np.bincount(self.tail, minlength=self.node_count), out=offsets[1:])
-        return offsets
-
-    def edges_from(self, nodes: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Numbers of all edges that leave the nodes, in the order of the nodes."""
-        return ranges(self.offsets[nodes], self.offsets[nodes + 1])
-
-    def edges_to(self, node: int) -> NDArray[np.int64]:
-        return self.by_tail[self.tail_offsets[node] : self.tail_offsets[node + 1]]
-
-
-def ranges(starts: NDArray[np.integer], stops: NDArray[np.integer]) -> NDArray[np.int64]:
-    """The numbers of many half-open ranges, one after the other."""
-    lengths = (stops - starts).astype(np.int64)
-    shift = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
-    return shift + np.arange(len(shift))
-
-
-def path_sums(
-    graph: WeightedGraph, sources: NDArray[np.integer], longest: int = LONGEST
-) -> NDArray[np.float64]:
-    """[Q, V]: for each source and every node the sum over simple paths of 1 .. `longest` hops.
-
-    0 at the source itself. One user or many, the same products: O(walks' edges x Q) time, Q x V memory.
-    """
-    _check(longest)
-    matrix = graph.matrix
-    hop = matrix[sources]
-    one = hop.toarray()
-    total = one.copy()
-    if longest >= 2:
-        two = sp.csr_matrix(hop @ matrix)
-        total += two.toarray()
-    if longest >= 3:
-        total += np.asarray((two @ matrix).toarray())
-        back = matrix[:, sources].T.toarray()  # A(t, u)
-        returns = graph.returns
-        total -= one * (returns[sources][:, None] + returns[None, :]) - one * one * back
-    total[np.arange(len(sources)), sources] = 0.0
-    return np.asarray(total)
-
-
-def _check(longest: int) -> None:
-    if not 1 <= longest <= LONGEST:
-        raise UsageError(f"paths have 1 to {LONGEST} hops, got {longest}")
+_SLACK = 1 + 1e-12  # products in another order differ in the last digits
 
 
 @dataclass(frozen=True)
@@ -144,53 +28,87 @@ class Path:
     score: float
 
 
-def best_paths(
-    graph: WeightedGraph, source: int, target: int, limit: int, longest: int = LONGEST
-) -> tuple[list[Path], float]:
-    """(the `limit` best simple paths, the sum over all of them).
+def best_paths(graph: WeightedGraph, source: int, target: int, limit: int, longest: int = 3) -> list[Path]:
+    """The `limit` best simple paths of at most `longest` (1 to 5) hops.
 
-    In descending score, ties by fewer hops, then by edge numbers. Every path is looked at, so the sum is
-    exact: O(edges within two hops of the source). Paths of score 0 are no reason and do not appear.
+    In descending score, ties by fewer hops, then by edge numbers. Paths of score 0 are no reason and do not
+    appear. Cost: O(edges that lead to the target within `longest` - 1 hops), then some `limit` x `longest`
+    times the degree of a node, more where many good walks are no paths.
     """
-    _check(longest)
-    if source == target:
-        return [], 0.0
-    found = [f for f in _all_paths(graph, source, target, longest) if len(f)]
-    scores = [np.prod(graph.gamma[f], axis=1) for f in found]
-    total = float(sum(s.sum() for s in scores))
-    paths = []
-    for edges, score in zip(found, scores, strict=True):
-        columns = tuple(edges[:, c] for c in reversed(range(edges.shape[1])))
-        order = np.lexsort((*columns, -score))[:limit]
-        paths += [Path(tuple(map(int, edges[o])), float(score[o])) for o in order if score[o] > 0]
-    paths.sort(key=lambda p: (-p.score, len(p.edges), p.edges))
-    return paths[:limit], total
+    check_length(longest)
+    if source == target or limit < 1:
+        return []
+    hopes = _hopes(graph, source, target, longest)
+    found: list[Path] = []
+    floor = _Floor(limit)
+    waiting: list[tuple[float, tuple[int, ...], tuple[int, ...], float]] = [
+        (-float(hopes[-1][source]), (), (source,), 1.0)
+    ]
+    while waiting:
+        bound, edges, nodes, score = heapq.heappop(waiting)
+        if -bound * _SLACK < floor.value or not bound:
+            break
+        left = longest - len(edges) - 1
+        for edge, node, product in _onward(graph, hopes[left], nodes, score, floor.value):
+            if node == target:
+                found.append(Path((*edges, edge), product))
+                floor.add(product)
+            else:
+                promise = product * float(hopes[left][node])
+                heapq.heappush(waiting, (-promise, (*edges, edge), (*nodes, node), product))
+    found.sort(key=lambda p: (-p.score, len(p.edges), p.edges))
+    return found[:limit]
 
 
-def _all_paths(graph: WeightedGraph, source: int, target: int, longest: int) -> Iterator[NDArray[np.int64]]:
-    """[P, l] edge numbers of all simple paths of each length l."""
-    first = graph.edges_from(np.array([source]))
-    middle = graph.tail[first]
-    yield first[middle == target][:, None]
-    if longest == 1:
-        return
-    first, middle = first[middle != target], middle[middle != target]
-    second = graph.edges_from(middle)
-    begin = np.repeat(np.arange(len(first)), graph.offsets[middle + 1] - graph.offsets[middle])
-    after = graph.tail[second]
-    ends = after == target
-    yield np.stack([first[begin[ends]], second[ends]], axis=1)
-    if longest == 2:
-        return
-    last = graph.edges_to(target)
-    counts = np.bincount(graph.head[last], minlength=graph.node_count)
-    starts = np.cumsum(counts) - counts
-    last = last[np.argsort(graph.head[last], kind="stable")]
-    go_on = (after != source) & ~ends & (counts[after] > 0)
-    begin, second, after = begin[go_on], second[go_on], after[go_on]
-    third = last[ranges(starts[after], starts[after] + counts[after])]
-    row = np.repeat(np.arange(len(second)), counts[after])
-    yield np.stack([first[begin[row]], second[row], third], axis=1)
+class _Floor:
+    """The score that a path must reach to be among the best `limit`."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.kept: list[float] = []
+
+    def add(self, score: float) -> None:
+        if len(self.kept) < self.limit:
+            heapq.heappush(self.kept, score)
+        else:
+            heapq.heappushpop(self.kept, score)
+
+    @property
+    def value(self) -> float:
+        return self.kept[0] if len(self.kept) == self.limit else 0.0
+
+
+def _hopes(graph: WeightedGraph, source: int, target: int, longest: int) -> list[NDArray[np.float64]]:
+    """[longest + 1][V]: the best product of gammas to the target in at most so many hops.
+
+    Nothing leads on from `source`.
+    """
+    hope = np.zeros(graph.node_count)
+    hope[target] = 1.0
+    hopes = [hope]
+    fresh = np.array([target])
+    for _ in range(longest):
+        edges = graph.by_tail[ranges(graph.tail_offsets[fresh], graph.tail_offsets[fresh + 1])]
+        before, hope = hope, hope.copy()
+        np.maximum.at(hope, graph.head[edges], graph.gamma[edges] * before[graph.tail[edges]])
+        hope[target] = 1.0
+        fresh = np.flatnonzero(hope > before)
+        fresh = fresh[fresh != source]
+        hopes.append(hope)
+    return hopes
+
+
+def _onward(
+    graph: WeightedGraph, hope: NDArray[np.float64], nodes: tuple[int, ...], score: float, floor: float
+) -> Iterator[tuple[int, int, float]]:
+    """(edge, node, product so far) of the ways on from the last node that can still reach the floor."""
+    edges = slice(int(graph.offsets[nodes[-1]]), int(graph.offsets[nodes[-1] + 1]))
+    product = score * graph.gamma[edges]
+    promise = product * hope[graph.tail[edges]]
+    for place in np.flatnonzero((promise > 0) & (promise * _SLACK >= floor)).tolist():
+        node = int(graph.tail[edges.start + place])
+        if node not in nodes:
+            yield edges.start + place, node, float(product[place])
 
 
 def simple_paths_reference(

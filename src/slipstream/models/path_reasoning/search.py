@@ -19,7 +19,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from slipstream.graph.paths import ranges
+from slipstream.graph.weighted_graph import ranges
 from slipstream.models.path_reasoning.attention import Starts
 from slipstream.models.path_reasoning.legs import EdgeLeg, FacetLeg
 
