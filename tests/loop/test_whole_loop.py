@@ -7,9 +7,11 @@ import polars as pl
 import pytest
 
 import slipstream
+from slipstream.events.forgetting import forget_person, forgotten_since, made_without_them
 from slipstream.loop.exporting import export_graph
 from slipstream.loop.workspace import Workspace
 from slipstream.recommend.pipeline import Request
+from slipstream.recommend.release import list_releases
 
 PEOPLE, FILMS = 80, 40
 
@@ -113,16 +115,74 @@ def test_a_model_of_an_older_snapshot_is_not_released(tmp_path: Path) -> None:
         space.release("popularity")
 
 
-def test_a_forgotten_person_is_gone_from_the_home(tmp_path: Path) -> None:
+PERSON = "someone-secret"
+
+
+def holding_the_person(folder: Path) -> list[str]:
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return [file.relative_to(folder).as_posix() for file in files if PERSON.encode() in file.read_bytes()]
+
+
+@pytest.fixture
+def with_person(tmp_path: Path) -> Workspace:
+    """A home where a person is in all that can hold one: events, attributes, rejects, two releases."""
     space = slipstream.open(tmp_path / "home")
-    space.ingest(pl.DataFrame({"user_id": ["someone-secret", "b", "b"], "item_id": ["1", "1", "2"]}))
-    space.catalogue(pl.DataFrame({"user_id": ["someone-secret", "b"], "age": [30, 40]}), of="users")
+    people = [PERSON] * 4 + ["b"] * 4 + ["c"] * 4
+    space.ingest(pl.DataFrame({"user_id": people, "item_id": list("123412351236"), "time": range(12)}))
+    bad = tmp_path / "bad.csv"
+    bad.write_text(f"user_id,item_id,timestamp\n{PERSON},1,never\nb,1,100\n")
+    space.ingest(bad)
+    space.catalogue(pl.DataFrame({"user_id": [PERSON, "b"], "age": [30, 40]}), of="users")
     space.prepare()
     space.train("popularity")
-    assert space.forget("someone-secret") == 1
-    left = [
-        file
-        for file in space.home.root.rglob("*")
-        if file.is_file() and b"someone-secret" in file.read_bytes()
-    ]
-    assert left == []
+    space.release("popularity", name="one")
+    space.release("popularity", name="two")
+    assert {held.partition("/")[0] for held in holding_the_person(space.home.root)} >= {
+        "events.sqlite",
+        "rejects",
+        "snapshot",
+        "releases",
+    }
+    return space
+
+
+def test_a_forgotten_person_is_gone_from_the_home_and_from_the_next_release(with_person: Workspace) -> None:
+    space = with_person
+    assert space.forget(PERSON) == 4
+    held = holding_the_person(space.home.root)
+    assert held  # the live release cannot be changed; it answers them as a stranger
+    assert all(name.startswith("releases/two/") for name in held)
+    assert space.recommend(PERSON).tier == "popularity"
+    assert PERSON not in pl.read_parquet(space.home.catalogue / "users.parquet")["user_id"]
+    space.prepare()
+    space.train("popularity")
+    space.release("popularity", name="three")
+    assert holding_the_person(space.home.root) == []
+    assert [listed.name for listed in list_releases(space.home)] == ["three"]
+
+
+def test_a_server_that_forgets_leaves_nothing_either(with_person: Workspace) -> None:
+    """The way of DELETE /v1/users/{id}: nobody holds the home, so what was built is made anew later."""
+    space = with_person
+    with space.store() as store:
+        assert forget_person(space.home, store, PERSON) == 4
+        assert forget_person(space.home, store, PERSON) == 0
+    held = holding_the_person(space.home.root)
+    assert {name.partition("/")[0] for name in held} == {"snapshot", "graph", "releases"}
+    with pytest.raises(slipstream.errors.NotThere, match="somebody was forgotten"):
+        space.release("popularity")  # it would still hold them
+    space.prepare()
+    space.train("popularity")
+    space.release("popularity", name="three")
+    assert holding_the_person(space.home.root) == []
+
+
+def test_forgetting_during_a_preparation_is_not_lost(with_person: Workspace) -> None:
+    home = with_person.home
+    mark = forgotten_since(home)
+    with with_person.store() as store:
+        forget_person(home, store, "b")  # after the preparation began to read
+    made_without_them(home, mark)
+    assert forgotten_since(home)
+    made_without_them(home, forgotten_since(home))
+    assert not forgotten_since(home)

@@ -13,6 +13,7 @@ from slipstream.dataset.cleaning import CleaningReport, CleaningRules
 from slipstream.dataset.preparation import prepare as prepare_snapshot
 from slipstream.dataset.snapshot import Snapshot
 from slipstream.errors import NotThere
+from slipstream.events.forgetting import forgotten_since, made_without_them
 from slipstream.events.sqlite import SqliteEventStore
 from slipstream.features.items import item_features
 from slipstream.features.table import ColumnReport
@@ -51,10 +52,12 @@ def prepare(home: Home, rules: CleaningRules, narrator: Narrator) -> Prepared:
     if not home.events.exists():
         raise NotThere(f"there are no events in {home.root}", hint="run `slipstream ingest FILE` first")
     started = time.perf_counter()
+    mark = forgotten_since(home)
     with SqliteEventStore(home.events) as store, narrator.progress("prepare") as progress:
         cleaning = prepare_snapshot(
             store.scan(), rules, home.snapshot, rejects=home.rejects, progress=progress
         )
+    made_without_them(home, mark)
     snapshot = Snapshot.open(home.snapshot)
     items = item_features(read_table_of(home, "items"), snapshot.items)
     users = user_features(read_table_of(home, "users"), snapshot.users)

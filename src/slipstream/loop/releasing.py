@@ -11,7 +11,9 @@ from typing import Any
 from slipstream.config import Home
 from slipstream.dataset.snapshot import Snapshot
 from slipstream.errors import NotThere, UsageError
+from slipstream.events.forgetting import forgotten_since
 from slipstream.events.sqlite import SqliteEventStore
+from slipstream.loop.forgetting import drop_releases
 from slipstream.loop.knowledge import open_graph
 from slipstream.loop.learning import train, trained_model, trained_models
 from slipstream.loop.narrator import Narrator
@@ -66,6 +68,11 @@ def make_release(
     Popularity answers strangers, so it is trained here if it was not; a trained path reasoner ships beside
     the model and gives the reasons.
     """
+    if forgotten_since(home):
+        raise NotThere(
+            "somebody was forgotten since the last `prepare`, and what it made may still hold them",
+            hint="run `slipstream prepare` and `slipstream train` again",
+        )
     trained = trained_models(home)
     chosen = model or _best(trained)
     primary = trained_model(home, chosen)
@@ -77,6 +84,7 @@ def make_release(
     given = name or release_name(created_us)
     if any(listed.name == given for listed in list_releases(home)):
         raise UsageError(f"there is a release {given!r} already", hint="give another --name, or none")
+    forgotten = _forgettings(home)
     path = write_release(
         home.releases,
         given,
@@ -90,12 +98,21 @@ def make_release(
         rules=rules or read_rules(home.root),
         settings=pipeline or PipelineSettings(),
         created_us=created_us,
+        forgotten=forgotten,
     )
     if go_live:
         promote(home.releases, given)
+    drop_releases(home, forgotten=forgotten)
     release = Release.open(path)
     price: Mapping[str, Any] = release.meta["price"]
     return Released(given, chosen, path, int(price["bytes"]), float(price["p50_ms"]), go_live)
+
+
+def _forgettings(home: Home) -> int:
+    if not home.events.exists():
+        return 0
+    with SqliteEventStore(home.events) as store:
+        return store.state().forgotten
 
 
 def _best(trained: Mapping[str, Mapping[str, Any]]) -> str:

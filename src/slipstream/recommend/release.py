@@ -241,12 +241,14 @@ def write_release(
     rules: Rules | None = None,
     settings: PipelineSettings | None = None,
     created_us: int | None = None,
+    forgotten: int = 0,
 ) -> Path:
     """Write the release `folder/name` and give its path. It is not live before `promote`.
 
     snapshot: what the models were trained on. items: catalogue rows with `item_id`. graph: its labels go in,
-    its edges are the path reasoner's own. Appears all at once; its price (bytes, p50 of an answer in
-    milliseconds) is measured on the written files before it does.
+    its edges are the path reasoner's own. forgotten: how many people had been forgotten by then. Appears all
+    at once; its price (bytes, p50 of an answer in milliseconds) is measured on the written files before it
+    does.
     """
     _check_name(name)
     settings, rules = settings or PipelineSettings(), rules or Rules()
@@ -258,6 +260,7 @@ def write_release(
         "users": len(snapshot.users),
         "items": len(snapshot.items),
         "events": snapshot.event_count,
+        "forgotten": forgotten,
     }
     with writing(folder / name, KIND, meta) as writer:
         snapshot.items.write(writer, "items")

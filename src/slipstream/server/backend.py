@@ -17,6 +17,7 @@ from typing import Any
 from slipstream.config import Home
 from slipstream.errors import SlipstreamError
 from slipstream.events.event import EventBatch
+from slipstream.events.forgetting import forget_person
 from slipstream.events.sqlite import SqliteEventStore
 from slipstream.recommend.newcomers import AddedItems
 from slipstream.recommend.pipeline import Pipeline, Request
@@ -175,8 +176,8 @@ class Backend:
         return self.store.history(user_id, limit=limit).to_dicts()
 
     def forget(self, user_id: str) -> int:
-        """Remove a person; how many events were removed."""
-        return self.store.forget(user_id)
+        """Remove a person; how many events were removed. What workers keep goes with their next look."""
+        return forget_person(self.home, self.store, user_id)
 
     def add_items(self, rows: Sequence[Mapping[str, Any]]) -> None:
         self._added.append(rows)
