@@ -37,11 +37,13 @@ def matrix_rate(dtype: torch.dtype, rounds: int = 10) -> float:
     return 2 * 4096 * 256 * 1024 / best
 
 
-def flops_per_token(shape: NetworkShape, span: int) -> float:
+def flops_per_token(shape: NetworkShape, plan: NextItemPlan, span: int) -> float:
     """Forward and backward: three products each for the loss, the layers' matrices and the attention."""
+    compared = plan.negatives + 1 if plan.loss in ("sampled", "gbce") else shape.items
     wide = 2 * shape.hidden if shape.ffn == "swiglu" else shape.hidden
-    matrices = shape.dim * (4 * shape.dim + wide) + shape.hidden * shape.dim
-    return 6 * (shape.items * shape.dim + shape.layers * (matrices + 2 * span * shape.dim))
+    gates = 2 * shape.dim if shape.residual == "gated" else 0
+    matrices = shape.dim * (4 * shape.dim + wide + gates) + shape.hidden * shape.dim
+    return 6 * (compared * shape.dim + shape.layers * (matrices + 2 * span * shape.dim))
 
 
 def histories_of(tokens: int, length: int, items: int) -> Histories:
@@ -94,6 +96,9 @@ def main() -> None:
         "float32": (shape, replace(base, dtype=torch.float32)),
         "all logits at once": (shape, replace(base, loss="softmax-reference")),
         "sampled softmax, 512": (shape, replace(base, loss="sampled")),
+        "gBCE, 512": (shape, replace(base, loss="gbce")),
+        "sampled, 50,000 items": (replace(shape, items=50_000), replace(base, loss="sampled")),
+        "gated residuals": (replace(shape, residual="gated"), base),
         "no dropout": (shape, replace(base, dropout=0.0, attention_dropout=0.0)),
         "cosine output": (replace(shape, cosine=True), base),
         "GELU": (replace(shape, ffn="gelu"), base),
@@ -103,7 +108,7 @@ def main() -> None:
     print(f"{'':24}{'best ms':>9}{'median':>9}{'events/CPU s':>14}{'GFLOP/s':>9}{'floor':>8}{'share':>7}")
     for name, (network, plan) in rows.items():
         best, median, rate = measure(network, plan, a.length, a.steps)
-        done = flops_per_token(network, span) * plan.packing.chunk / best
+        done = flops_per_token(network, plan, span) * plan.packing.chunk / best
         print(
             f"{name:24}{best * 1e3:9.1f}{median * 1e3:9.1f}{plan.packing.chunk / best:14,.0f}"
             f"{done / 1e9:9.0f}{rate / 1e9:8.0f}{done / rate:7.0%}",
