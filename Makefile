@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 
 .DEFAULT_GOAL := help
+KERNEL_TESTS := tests/house/test_kernels.py tests/inference/test_item_index.py tests/inference/test_compiled_encoder.py
 KERNELS := setup.py $(shell find src -name '*.[ch]')
-.PHONY: help setup setup-dev kernels demo test test-slow test-all check format serve clean size
+.PHONY: help setup setup-dev kernels demo test test-slow test-all sanitize check format serve clean size
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +42,14 @@ test: setup-dev ## set up and run the default tests (at most 5 minutes on 2 core
 
 test-slow: setup-dev ## the long tests only
 	$(BIN)/pytest -m slow $(ARGS)
+
+SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g
+sanitize: setup-dev ## run the kernel tests under the address and undefined-behaviour sanitizers
+	CFLAGS="$(SANITIZERS)" LDFLAGS="$(SANITIZERS)" $(BIN)/python setup.py --quiet build --force \
+		--build-lib build/sanitized --build-temp build/sanitized-objects
+	LD_PRELOAD="$$($${CC:-gcc} -print-file-name=libasan.so) $$($${CC:-gcc} -print-file-name=libubsan.so)" \
+		ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=build/sanitized \
+		$(BIN)/pytest -p no:cacheprovider $(KERNEL_TESTS)
 
 check: setup-dev ## style, types and the import contracts
 	$(BIN)/ruff check .
