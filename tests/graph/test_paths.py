@@ -97,11 +97,14 @@ def test_a_batch_equals_one_by_one_and_a_graph_passed_through_in_blocks(
 ) -> None:
     graph = random_graph(3, 90, 700)
     sums = PathSums(graph)
+    bulk = sums.of(np.arange(90), 3, slice(10, 60))
+    assert sums._made is not None
     together = sums.of(np.arange(90), 5)
     monkeypatch.setattr("slipstream.graph.path_sums._WALKS_HELD", 100)
     alone = PathSums(graph)
     for source in range(0, 90, 4):
         np.testing.assert_allclose(together[source], alone.of(np.array([source]), 5)[0], rtol=1e-9)
+        np.testing.assert_allclose(bulk[source], alone.of(np.array([source]), 3)[0, 10:60], rtol=1e-9)
 
 
 def test_ties_are_broken_the_same_way_every_time() -> None:

@@ -22,6 +22,10 @@ of the positions (Moebius function prod (-1)^(|b|-1) (|b|-1)!) it is, with eleme
 Everything that depends on B is known from A by small corrections with the row and column of u, so the
 products are shared by all sources. Where t is not adjacent to u, walks of up to three hops *are* the paths.
 
+Three plans, chosen by what they cost: one source is pushed along the edges that leave what it has reached;
+BLOCK sources go side by side through products with all edges; and of many sources, up to three hops, only the
+first hop is walked: the other two are one dense matrix from first nodes to targets, made once.
+
 Error: each S_l has a relative error near 1e-15 times the share of its walks that are paths, inverted; where
 less than 1e-12 of them would be left, nothing is: that is rounding. Cost: L - 1 products with A per source,
 O(edges); L >= 4 needs all walks of two hops once per graph (a hub of degree d has d^2; they are passed
@@ -47,6 +51,8 @@ BLOCK = 64
 
 _ROUNDING = 1e-12
 _WALKS_HELD = 20_000_000  # of two hops at a time, while they are passed through
+_DENSE_CELLS = 25_000_000  # of the matrix of the bulk plan: 200 MB
+_WALK_COST = 4  # of one walk in a sparse product, beside one cell of a dense row
 _FEW = 0.25  # of all edges: below, only the edges that leave reached nodes are looked at
 
 Floats = NDArray[np.float64]
@@ -58,16 +64,22 @@ class PathSums:
     def __init__(self, graph: WeightedGraph) -> None:
         self.graph = graph
 
-    def of(self, sources: NDArray[np.integer], longest: int = 3) -> Floats:
-        """[Q, V]: for each source and every node the sum over simple paths of 1 to `longest` hops.
+        self._made: _TwoHops | None = None
 
-        0 at the source itself. UsageError unless 1 <= longest <= 5.
+    def of(self, sources: NDArray[np.integer], longest: int = 3, targets: slice = slice(None)) -> Floats:
+        """[Q, T]: for each source and target the sum over simple paths of 1 to `longest` hops.
+
+        targets: a range of nodes, all by default. 0 at the source itself. UsageError unless
+        1 <= longest <= 5.
         """
         check_length(longest)
-        result = np.empty((len(sources), self.graph.node_count))
+        places = range(*targets.indices(self.graph.node_count))
+        if longest == 3 and (bulk := self._bulk(sources, places)) is not None:
+            return bulk.of_sources(self, sources)
+        result = np.empty((len(sources), len(places)))
         for first in range(0, len(sources), BLOCK):
             some = sources[first : first + BLOCK]
-            result[first : first + len(some)] = self._block(some, longest).T
+            result[first : first + len(some)] = self._block(some, longest)[targets].T
         return result
 
     def _block(self, sources: NDArray[np.integer], longest: int) -> Floats:
@@ -78,13 +90,32 @@ class PathSums:
             total += sums
         return total
 
+    def _bulk(self, sources: NDArray[np.integer], targets: range) -> _TwoHops | None:
+        """The bulk plan, if it is there for these sources already or pays for itself."""
+        if len(sources) <= BLOCK and self._made is None:
+            return None
+        matrix = self.graph.matrix
+        begin, end = matrix.indptr[sources], matrix.indptr[sources + 1]
+        reached = np.zeros(len(self.returns), bool)
+        reached[matrix.indices[ranges(begin, end)]] = True
+        if self._made is not None and self._made.serves(reached, targets):
+            return self._made
+        firsts = np.flatnonzero(reached)
+        cells = len(firsts) * len(targets)
+        walks = _WALK_COST * int(_added_by_row(matrix, np.diff(matrix.indptr))[firsts].sum())
+        bulk = walks + cells + int((end - begin).sum()) * len(targets)
+        if cells > _DENSE_CELLS or bulk > 2 * len(sources) * matrix.nnz:
+            return None
+        self._made = _TwoHops.of(matrix, firsts, targets)
+        return self._made
+
     def step(self, weights: Floats) -> Floats:
         """[V, Q]: one hop further from weighted nodes. Chooses between the reached edges and all of them."""
         matrix = self.graph.matrix
         reached = np.flatnonzero(weights.any(axis=1))
         begin, end = matrix.indptr[reached], matrix.indptr[reached + 1]
         if (end - begin).sum() >= _FEW * matrix.nnz:
-            return np.asarray(matrix.T @ weights)
+            return np.asarray(self.back @ weights)
         if weights.shape[1] > 1:
             return np.asarray(matrix[reached].T @ weights[reached])
         cells = ranges(begin, end)
@@ -92,9 +123,14 @@ class PathSums:
         return np.bincount(matrix.indices[cells], flow, minlength=len(weights))[:, None].astype(np.float64)
 
     @cached_property
+    def back(self) -> sp.csr_matrix:
+        """A'."""
+        return sp.csr_matrix(self.graph.matrix.T)
+
+    @cached_property
     def both_ways(self) -> sp.csr_matrix:
         """R = A A': there and back over one edge."""
-        return sp.csr_matrix(self.graph.matrix.multiply(self.graph.matrix.T))
+        return sp.csr_matrix(self.graph.matrix.multiply(self.back))
 
     @cached_property
     def squares(self) -> sp.csr_matrix:
@@ -124,7 +160,7 @@ class PathSums:
     def _two_hops(self) -> tuple[sp.csr_matrix, Floats]:
         """(A^2 where an edge leads back, [V, V]; diag(A^4) [V])."""
         matrix = self.graph.matrix
-        back = sp.csr_matrix(matrix.T)
+        back = self.back
         back_pattern = sp.csr_matrix((np.ones(back.nnz), back.indices, back.indptr), shape=back.shape)
         degree = np.diff(matrix.indptr)
         walks = np.maximum(_added_by_row(matrix, degree), _added_by_row(back, np.diff(back.indptr)))
@@ -170,7 +206,8 @@ class _Walk:
     def of(cls, sums: PathSums, sources: NDArray[np.integer]) -> _Walk:
         matrix = sums.graph.matrix
         first = np.ascontiguousarray(matrix[sources].toarray().T)
-        return cls(sums, (sources, np.arange(len(sources))), first, matrix[:, sources].toarray())
+        into = np.ascontiguousarray(sums.back[sources].toarray().T)
+        return cls(sums, (sources, np.arange(len(sources))), first, into)
 
     def by_length(self, longest: int) -> Iterator[Floats]:
         """S2, S3, ... up to `longest`."""
@@ -234,6 +271,54 @@ class _Walk:
         left = self._outside(added - taken)
         left[left <= _ROUNDING * added] = 0.0
         return left
+
+
+@dataclass(frozen=True)
+class _TwoHops:
+    """The bulk plan: all walks of two hops from F first nodes to T targets as a dense matrix.
+
+    S1 + S2 + S3 = x + x A + x A^2 - c(u) x - x c + x x A(t, u), read off at the targets.
+    """
+
+    row: NDArray[np.int64]  # [V] of a first node, -1: none
+    targets: range
+    near: sp.csr_matrix  # [V, T] A
+    far: Floats  # [F, T] A + A^2
+
+    @classmethod
+    def of(cls, matrix: sp.csr_matrix, firsts: NDArray[np.int64], targets: range) -> _TwoHops:
+        row = np.full(matrix.shape[0], -1)
+        row[firsts] = np.arange(len(firsts))
+        near = sp.csr_matrix(matrix[:, targets.start : targets.stop])
+        far = np.empty((len(firsts), len(targets)))
+        for start in range(0, len(firsts), BLOCK):
+            some = matrix[firsts[start : start + BLOCK]]
+            far[start : start + BLOCK] = (some @ near + near[firsts[start : start + BLOCK]]).toarray()
+        return cls(row, targets, near, far)
+
+    def serves(self, reached: NDArray[np.bool_], targets: range) -> bool:
+        return targets == self.targets and bool((self.row[reached] >= 0).all())
+
+    def of_sources(self, sums: PathSums, sources: NDArray[np.integer]) -> Floats:
+        """[Q, T]"""
+        first, place = sums.graph.matrix[sources], slice(self.targets.start, self.targets.stop)
+        by_row = sp.csr_matrix(
+            (first.data, self.row[first.indices], first.indptr), shape=(len(sources), len(self.far))
+        )
+        total = by_row @ self.far
+        x = self.near[sources]
+        query = np.repeat(np.arange(len(sources)), np.diff(x.indptr))
+        home, returns = sums.returns[sources][query], sums.returns[place][x.indices]
+        back = sp.csr_matrix(sums.back[sources][:, place])
+        over_source = x.multiply(back.multiply(x))  # x x A(t, u)
+        walks = total.copy()
+        total[query, x.indices] += x.data * (1 - home - returns)
+        total += over_source
+        total = np.asarray(total)
+        total[np.abs(total) <= _ROUNDING * walks] = 0.0
+        inside = np.flatnonzero((sources >= place.start) & (sources < place.stop))
+        total[inside, sources[inside] - place.start] = 0.0
+        return total
 
 
 def check_length(longest: int) -> None:
