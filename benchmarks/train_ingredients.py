@@ -43,6 +43,8 @@ def rows_of(shape: NetworkShape, plan: NextItemPlan) -> dict[str, Row]:
         "float32, no bf16": (shape, replace(plan, dtype=torch.float32)),
         "all logits at once": (shape, replace(plan, loss="softmax-reference")),
         "sampled softmax, 512": (shape, replace(plan, loss="sampled")),
+        "gBCE, 512": (shape, replace(plan, loss="gbce")),
+        "sampled, 50,000 items": (replace(shape, items=50_000), replace(plan, loss="sampled")),
         "gated residuals": (replace(shape, residual="gated"), plan),
         "no dropout": (shape, replace(plan, dropout=0.0, attention_dropout=0.0)),
         "cosine output": (replace(shape, cosine=True), plan),
@@ -170,7 +172,7 @@ def child(name: str) -> dict[str, Any]:
 
 def tell(name: str, row: Row, span: int, m: dict[str, Any]) -> None:
     shape, plan = row
-    compared = plan.negatives if plan.loss == "sampled" else shape.items
+    compared = plan.negatives + 1 if plan.loss in ("sampled", "gbce") else shape.items
     done = flops_per_slot(shape, span, compared) * plan.packing.chunk / m["best_s"]
     print(
         f"{name:22}{m['best_s'] * 1e3:9.1f}{m['median_s'] * 1e3:9.1f}{m['events']:8.0f}"

@@ -77,6 +77,8 @@ def model(world):
         {"ffn": "swiglu"},
         {"residual": "gated"},
         {"loss": "sampled", "negatives": 64},
+        {"loss": "sampled", "negatives": 64, "output": "cosine", "targets": 2},
+        {"loss": "gbce", "negatives": 8, "output": "cosine", "epochs": 25},
     ],
 )
 def test_the_next_item_of_a_circle_is_the_first_answer(world, changes):

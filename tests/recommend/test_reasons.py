@@ -167,9 +167,13 @@ def test_where_nothing_carries_there_is_no_reason(opened: Release) -> None:
 
 
 def test_a_model_that_cannot_explain_gives_no_reasons(tmp_path: Path) -> None:
-    release = film_world.release(tmp_path)
+    class Silent:
+        score = CoCounts.of(film_world.snapshot()).score
+
+    release = film_world.with_model(film_world.release(tmp_path), Silent())
     slate = Pipeline(release).recommend(Request(history=["f0"], explain=True))
     assert slate.tier == "model"
+    assert slate.items
     assert all(item.reasons == () for item in slate.items)
 
 

@@ -79,11 +79,16 @@ def show_events(
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")] = 20,
 ) -> None:
     """Show the events of a user, the newest first."""
+    import polars as pl
+
     from slipstream.cli.console import print_table
+    from slipstream.events.times import time_text
 
     with workspace(home).store() as store:
         rows = store.history(user, limit=limit)
-    print_table("", rows.columns, [list(row) for row in rows.iter_rows()])
+    times = [None if us is None else time_text(us) for us in rows["time_us"]]
+    shown = rows.drop("time_us").with_columns(pl.Series("time", times, pl.String))
+    print_table("", shown.columns, [list(row) for row in shown.iter_rows()])
 
 
 def forget(user: Annotated[str, typer.Argument(help="The user id.")], home: HomeOption = None) -> None:

@@ -48,9 +48,9 @@ class Printing:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
     """A plain table; numbers to the right, four decimals for fractions."""
-    table = Table(
-        title=escape(title) or None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0)
-    )
+    if title:
+        out.print(f"[italic]{escape(title)}[/italic]")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for n, column in enumerate(columns):
         numeric = all(isinstance(row[n], int | float) or row[n] is None for row in rows) and bool(rows)
         table.add_column(escape(column), justify="right" if numeric else "left", overflow="fold")

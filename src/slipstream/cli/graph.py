@@ -67,9 +67,9 @@ def links(
 def report(home: HomeOption = None) -> None:
     """Show how the graph was built: what became of each column, what was merged, dropped, linked."""
     from slipstream.artifacts import open_artifact
-    from slipstream.loop.knowledge import KIND
+    from slipstream.loop.knowledge import KIND, MADE_BY
 
-    artifact = open_artifact(workspace(home).home.graph, KIND, made_by="run `slipstream prepare` first")
+    artifact = open_artifact(workspace(home).home.graph, KIND, made_by=MADE_BY)
     out.print(json.dumps(artifact.json("report"), indent=1, ensure_ascii=False), markup=False)
 
 

@@ -90,6 +90,15 @@ def _parquet(path: Path) -> Table:
     return Table(path.name, f"Parquet, {len(names)} columns", rows, find, partial(read_frame_rows, table))
 
 
+def has_types(file: Path) -> bool:
+    """Whether a file says itself what is a number and what is text, as Parquet and JSON do."""
+    path = Path(file)
+    if path.suffix.lower() in _PARQUET:
+        return True
+    with reading(path) as (stream, _):
+        return _is_json(path, stream.read(HEAD_BYTES))
+
+
 def read_table(
     file: Path, *, rejects: Path | None = None, form: DelimitedForm | None = None, lists: bool = True
 ) -> pl.DataFrame:

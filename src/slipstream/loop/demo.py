@@ -50,7 +50,15 @@ class Budget:
 
 BUDGETS = {
     "full": Budget(),
-    "small": Budget(overrides={"transformer.epochs": 3, "bilinear.epochs": 3}),
+    "small": Budget(
+        overrides={
+            "transformer.dim": 64,
+            "transformer.layers": 2,
+            "transformer.heads": 2,
+            "transformer.epochs": 3,
+            "bilinear.epochs": 3,
+        }
+    ),
 }
 
 

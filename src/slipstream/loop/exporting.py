@@ -11,7 +11,7 @@ import polars as pl
 from slipstream.config import Home
 from slipstream.dataset.snapshot import Snapshot
 from slipstream.errors import NotThere
-from slipstream.loop.knowledge import open_graph
+from slipstream.loop.knowledge import MADE_BY, open_graph
 from slipstream.loop.tables import write_parquet
 from slipstream.recommend.release import Release, current_release
 
@@ -52,7 +52,7 @@ def export_graph(home: Home, folder: Path) -> Exported:
         if linked is not None:
             parts.append(linked.export().select("head", "relation", "tail"))
     if not parts:
-        raise NotThere(f"there is no graph in {home.root}", hint="run `slipstream prepare` first")
+        raise NotThere(f"there is no graph in {home.root}", hint=MADE_BY)
     edges = pl.concat(parts).unique(maintain_order=True)
     ends = pl.concat([edges["head"], edges["tail"]]).unique()
     links = pl.DataFrame({"item_id": pl.Series(items, dtype=pl.String)}).filter(

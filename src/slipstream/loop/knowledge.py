@@ -24,6 +24,7 @@ from slipstream.graph.linking import Links, candidates_of, link
 from slipstream.loop.tables import add_file, kept_files, read_table_of, write_parquet
 
 KIND = "home-graph"
+MADE_BY = "give the home a catalogue or triples, then run `slipstream prepare`"
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,15 @@ class GraphReport:
         told = [f"{self.entities:,} entities, {self.edges:,} edges, {len(self.relations)} relations"]
         top = sorted(self.relations.items(), key=lambda pair: -pair[1])
         told.append("edges by relation: " + ", ".join(f"{name} {count:,}" for name, count in top[:12]))
-        for name in ("duplicates", "self_loops", "merged_inverses", "rejected"):
+        for name in ("duplicates", "self_loops"):
             if count := self.construction.get(name):
-                told.append(f"{name.replace('_', ' ')}: {count}")
+                told.append(f"{name.replace('_', ' ')}: {count:,}")
+        if merged := self.construction.get("merged_inverses"):
+            told.append("merged inverses: " + ", ".join(f"{a} into {b}" for a, b in merged.items()))
+        for source, reasons in self.construction.get("rejected", {}).items():
+            told.append(
+                f"rejected of {source}: " + ", ".join(f"{n:,} with {why}" for why, n in reasons.items())
+            )
         if self.links is not None:
             methods = ", ".join(f"{m} {n:,}" for m, n in self.links["methods"].items())
             told.append(f"links: {self.links['linked']:,} items linked ({methods})")
@@ -209,7 +216,7 @@ def open_graph(home: Home, snapshot: Snapshot) -> LinkedGraph | None:
     """The home's graph joined with a snapshot, or None if there is none."""
     if not home.graph.exists():
         return None
-    artifact = open_artifact(home.graph, KIND, made_by="run `slipstream prepare` first")
+    artifact = open_artifact(home.graph, KIND, made_by=MADE_BY)
     graph = KnowledgeGraph.read(artifact.part("graph"))
     ids = snapshot.items.series("item_id")
     same = pl.DataFrame(
@@ -225,7 +232,7 @@ def open_graph(home: Home, snapshot: Snapshot) -> LinkedGraph | None:
 
 def read_links(home: Home) -> tuple[pl.DataFrame, pl.DataFrame]:
     """(links, items that were not linked with their nearest candidates) of the home's graph."""
-    artifact = open_artifact(home.graph, KIND, made_by="run `slipstream prepare` first")
+    artifact = open_artifact(home.graph, KIND, made_by=MADE_BY)
     if not artifact.has("links.parquet"):
         raise BadInput(
             "nothing was linked in this home", hint="add triples or a table with `slipstream graph add`"

@@ -95,12 +95,19 @@ def _column_of(values: list[Any], wanted: pl.DataType | None) -> pl.Series:
     return series if wanted is None else series.cast(wanted, strict=False)
 
 
-def add_rows(home: Home, of: Of, rows: pl.DataFrame, id_column: str | None = None) -> TableReport:
-    """Add rows of attributes; a row of a known id replaces it. Raises BadInput without an id or rows."""
+def add_rows(
+    home: Home, of: Of, rows: pl.DataFrame, id_column: str | None = None, *, untyped: bool = False
+) -> TableReport:
+    """Add rows of attributes; a row of a known id replaces it. Raises BadInput without an id or rows.
+
+    untyped: the rows come from a table of texts, so a column of nothing but numbers is made one.
+    """
     chosen = _id_column(rows, of, id_column)
     name = "item_id" if of == "items" else "user_id"
     renamed = rows.rename({chosen: name}).with_columns(pl.col(name).cast(pl.String).str.strip_chars())
     good = renamed.filter(pl.col(name).is_not_null() & (pl.col(name) != ""))
+    if untyped:
+        good = _with_numbers(good, but=name)
     if good.is_empty():
         raise BadInput(
             f"no row has an id in column {chosen!r}", hint=f"name the column: --id, of {rows.columns}"
@@ -121,6 +128,21 @@ def add_rows(home: Home, of: Of, rows: pl.DataFrame, id_column: str | None = Non
         good.height - distinct,
         tuple(merged.columns),
     )
+
+
+_NUMBER = r"^-?(0|[1-9]\d{0,14})(\.\d{1,14})?$"  # no leading zeros: 01234 is a code
+
+
+def _with_numbers(frame: pl.DataFrame, *, but: str) -> pl.DataFrame:
+    """Text columns whose every filled cell is a number, as Int64 or Float64."""
+    numbers = []
+    for series in frame.drop(but):
+        filled = series.drop_nulls()
+        if series.dtype != pl.String or filled.is_empty() or not filled.str.contains(_NUMBER).all():
+            continue
+        fractions = filled.str.contains(".", literal=True).any()
+        numbers.append(series.cast(pl.Float64 if fractions else pl.Int64))
+    return frame.with_columns(numbers)
 
 
 def _id_column(rows: pl.DataFrame, of: Of, given: str | None) -> str:

@@ -26,6 +26,7 @@ from slipstream.events.event import DEFAULT_KIND
 from slipstream.events.frames import to_polars
 from slipstream.events.importers import ColumnChoice, IngestReport, read_table
 from slipstream.events.sqlite import SqliteEventStore
+from slipstream.events.tables import has_types
 from slipstream.loop.home_lock import writing_home
 from slipstream.loop.narrator import Narrator, Silent
 from slipstream.loop.tables import Of, TableReport, add_rows
@@ -84,7 +85,8 @@ class Workspace:
     def catalogue(self, source: Source, *, of: Of = "items", id_column: str | None = None) -> TableReport:
         """Add attributes of items (or, with of="users", of people); a later row replaces an earlier one."""
         with writing_home(self.home, "catalogue"):
-            return add_rows(self.home, of, _frame(source), id_column)
+            untyped = isinstance(source, str | Path) and not has_types(Path(source))
+            return add_rows(self.home, of, _frame(source), id_column, untyped=untyped)
 
     def add_triples(self, source: Source) -> int:
         """Add triples (head, relation, tail) to the knowledge graph. Counts from the next `prepare` on."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 MOST_ITEMS = 500
 
-__all__ = ["MOST_ITEMS", "Pipeline", "Request", "rank"]
+__all__ = ["MOST_ITEMS", "Pipeline", "Request", "never_shown", "rank"]
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class Pipeline:
         else:
             extended = shelf.alike(item)
             extended[extended <= 0] = np.nan
-        excluded = self._never(shelf)
+        excluded = never_shown(shelf, self.rules)
         excluded[item] = True
         chosen = self._choose(extended, excluded, k, shelf, variety=False)
         return self._slate(None, chosen, [()] * len(chosen), "model", shelf, "")
@@ -191,18 +191,8 @@ class Pipeline:
             scores = user.memo.model.score(model, query)[0]
         return scores
 
-    def _never(self, shelf: Shelf) -> NDArray[np.bool_]:
-        """[I + N], True where the rules forbid the item to anybody. A fresh array."""
-        excluded = np.zeros(len(shelf), bool)
-        excluded[shelf.numbers(self.rules.blocked)] = True
-        for column, values in self.rules.require.items():
-            excluded |= ~shelf.having(column, values)
-        for column, values in self.rules.forbid.items():
-            excluded |= shelf.having(column, values)
-        return excluded
-
     def _excluded(self, request: Request, user: UserState, shelf: Shelf) -> NDArray[np.bool_]:
-        excluded = self._never(shelf)
+        excluded = never_shown(shelf, self.rules)
         if not self.rules.repeat:
             excluded[user.touched(shelf, self.rules)] = True
         excluded[shelf.numbers(request.exclude)] = True
@@ -250,6 +240,17 @@ class Pipeline:
 
     def _age_s(self) -> float:
         return round(max(0.0, time.time() - self.release.created_us / 1e6), 3)
+
+
+def never_shown(shelf: Shelf, rules: Rules) -> NDArray[np.bool_]:
+    """[I + N], True where the rules forbid the item to anybody. A fresh array."""
+    excluded = np.zeros(len(shelf), bool)
+    excluded[shelf.numbers(rules.blocked)] = True
+    for column, values in rules.require.items():
+        excluded |= ~shelf.having(column, values)
+    for column, values in rules.forbid.items():
+        excluded |= shelf.having(column, values)
+    return excluded
 
 
 def _key(request: Request) -> Hashable | None:

@@ -28,12 +28,16 @@ SMALLEST_SHARE = 0.01
 
 @dataclass(frozen=True)
 class Reasons:
-    """The reasons of one release. by_paths may be the primary model or one that ships beside it."""
+    """The reasons of one release. by_paths may be the primary model or one that ships beside it.
+
+    counted: the primary model is popularity itself.
+    """
 
     by_paths: ExplainsByPaths | None
     by_history: ExplainsByHistory | None
     people: NDArray[np.int32]  # [I] distinct users of each item
     wording: Wording
+    counted: bool = False
 
     def of(
         self,
@@ -51,7 +55,7 @@ class Reasons:
         paths, history: the most of each kind. Cost: one path search for all items; one call for the
         contributions if some item has no path.
         """
-        if tier == "popularity":
+        if tier == "popularity" or self.counted:
             return [self._popularity(item) for item in items]
         query = user.query(now_us)
         walked = self._paths([item for item in items if item < len(shelf.items)], query, user, paths)

@@ -187,6 +187,7 @@ class Release:
             by_paths=self.by_paths,
             by_history=primary if isinstance(primary, ExplainsByHistory) else None,
             people=self.people,
+            counted=type(primary) is type(self.popularity),
             wording=Wording(self.settings.language, self.settings.verbs, title, self.labels),
         )
 

@@ -1,4 +1,4 @@
-"""Losses over the next item: the full softmax streamed in tiles, its slow reference, and sampled softmax.
+"""Losses over the whole catalogue: the full softmax streamed in tiles, and its slow reference.
 
 All return the sum over tokens; a token counts as much as its row of `weight` sums to (1, or 0 for an empty
 slot). Targets may be several per token: the answer is then the distribution `weight` over them.
@@ -83,20 +83,3 @@ def softmax_loss_reference(hidden: Tensor, table: Tensor, target: Tensor, weight
     """The slow, obvious form: all logits at once. The oracle of the tests."""
     logs = torch.log_softmax(hidden @ table.T, -1)
     return -(logs.gather(1, target) * weight).sum()
-
-
-def sampled_softmax_loss(
-    hidden: Tensor, table: Tensor, target: Tensor, weight: Tensor, negatives: Tensor, log_expected: Tensor
-) -> Tensor:
-    """Cross-entropy against the targets and N shared negatives [N], with logQ correction on the negatives.
-
-    log_expected [I]: log of how often an item is expected among the negatives. A negative that is one of the
-    token's targets is left out. The positive keeps its own logit (the refined form: a target is always
-    there, whatever the sampler does). O(L · N · D).
-    """
-    one = (hidden[:, None, :] * table[target]).sum(-1).float()  # [L, T]
-    others = (hidden @ table[negatives].T).float() - log_expected[negatives]  # [L, N]
-    same = (negatives[None, None, :] == target[:, :, None]).any(1)
-    others = others.masked_fill(same, -torch.inf)
-    rest = torch.logsumexp(others, 1, keepdim=True)
-    return (weight * (torch.logaddexp(one, rest) - one)).sum()

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import embedding
 
 from slipstream.randomness import derive, generator
 from slipstream.training.dropout import MaskPool
-from slipstream.training.losses import sampled_softmax_loss, softmax_loss_reference, streamed_softmax_loss
+from slipstream.training.losses import softmax_loss_reference, streamed_softmax_loss
 from slipstream.training.packing import Chunk, Histories, PackingPlan, chunks
+from slipstream.training.sampled_losses import Candidates, gbce_beta, gbce_loss, sampled_softmax_loss
 from slipstream.training.transformer_network import Dropout, TransformerNetwork
 
 
@@ -28,8 +30,9 @@ class NextItemPlan:
     dropout: float = 0.2
     attention_dropout: float = 0.2
     temperature: float = 0.05
-    loss: Literal["softmax", "softmax-reference", "sampled"] = "softmax"
+    loss: Literal["softmax", "softmax-reference", "sampled", "gbce"] = "softmax"
     negatives: int = 512
+    calibration: float = 0.75  # t of gBCE
     unknown_wait: float = 0.1  # share of tokens whose time to the next event is hidden from the request head
     dtype: torch.dtype = torch.float32
 
@@ -51,16 +54,20 @@ class NextItemTask:
         self.seed = seed
         self.device = device
         counts = np.bincount(histories.item, minlength=network.shape.items)
-        self._log_expected = self._expected(counts).to(device)
+        chance = self._chance(counts)
+        self._log_expected = torch.from_numpy(np.log(plan.negatives * chance)).float().to(device)
+        self._cumulated = torch.from_numpy(np.cumsum(chance)).to(device)
         inputs = np.maximum(np.diff(histories.offsets) - 1, 0)
         last = plan.packing.last
         self.tokens = int((np.minimum(inputs, last) if last else inputs).sum() * (1 - plan.packing.deletion))
 
-    def _expected(self, counts: NDArray[np.int64]) -> Tensor:
-        """log of the expected number of draws of each item: half uniform, half by popularity."""
-        popularity = counts / max(counts.sum(), 1)
-        chance = 0.5 / len(counts) + 0.5 * popularity
-        return torch.from_numpy(np.log(self.plan.negatives * chance)).float()
+    def _chance(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Of each item, that a draw of a negative is it: half uniform, half by popularity; gBCE: uniform."""
+        uniform = np.full(len(counts), 1 / len(counts))
+        if self.plan.loss == "gbce":
+            return uniform
+        chance: NDArray[np.float64] = (uniform + counts / max(counts.sum(), 1)) / 2
+        return chance
 
     def batches_per_epoch(self) -> int:
         return max(1, -(-self.tokens // (self.plan.packing.chunk * self.plan.shards)))
@@ -92,14 +99,28 @@ class NextItemTask:
         table = network.item_table()
         wait = self._wait(chunk, dropout.body.stream) if network.request is not None else None
         hidden = network(table, item, gap, first, dropout, plan.dtype, wait)
+        if plan.loss in ("sampled", "gbce"):
+            return self._sampled_loss(hidden, table, target, weight, dropout.body.stream)
         hidden, output = network.output(hidden, table, plan.temperature)
         if plan.loss == "softmax":
             return streamed_softmax_loss(hidden, output, target, weight)
-        output = output.to(plan.dtype)
-        if plan.loss == "softmax-reference":
-            return softmax_loss_reference(hidden, output, target, weight)
-        negatives = self._negatives(dropout.body.stream)
-        return sampled_softmax_loss(hidden, output, target, weight, negatives, self._log_expected)
+        return softmax_loss_reference(hidden, output.to(plan.dtype), target, weight)
+
+    def _sampled_loss(
+        self, hidden: Tensor, table: Tensor, target: Tensor, weight: Tensor, stream: torch.Generator
+    ) -> Tensor:
+        """Only the rows of the targets and of the sample are looked at."""
+        plan, count = self.plan, self.plan.negatives
+        negatives = self._negatives(stream)
+        rows = embedding(torch.cat([negatives, target.flatten()]), table)
+        hidden, rows = self.network.output(hidden, rows, plan.temperature)
+        rows = rows.to(plan.dtype)
+        own = rows[count:].view(*target.shape, -1)
+        candidates = Candidates(own, target, weight, rows[:count], negatives)
+        if plan.loss == "gbce":
+            beta = gbce_beta(count, len(self._cumulated), plan.calibration)
+            return gbce_loss(hidden, candidates, beta)
+        return sampled_softmax_loss(hidden, candidates, self._log_expected[negatives])
 
     def _wait(self, chunk: Chunk, stream: torch.Generator) -> Tensor | None:
         if chunk.next_gap is None:
@@ -109,8 +130,10 @@ class NextItemTask:
         return wait.masked_fill(hidden, 0)
 
     def _negatives(self, stream: torch.Generator) -> Tensor:
-        chance = self._log_expected.exp()
-        return torch.multinomial(chance, self.plan.negatives, replacement=True, generator=stream)
+        """Draws by the cumulated chances: O(N log I), where a multinomial would pass over all items."""
+        draws = torch.rand(self.plan.negatives, generator=stream, device=self.device, dtype=torch.float64)
+        found = torch.searchsorted(self._cumulated, draws * self._cumulated[-1], right=True)
+        return found.clamp_max(len(self._cumulated) - 1)
 
     def _tensor(self, values: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(values).to(self.device)

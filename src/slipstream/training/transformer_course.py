@@ -119,6 +119,7 @@ def _plan(interactions: Interactions, settings: TransformerSettings, device: str
         temperature=settings.temperature,
         loss=settings.loss,
         negatives=settings.negatives,
+        calibration=settings.calibration,
         dtype=working_dtype(settings.precision, device),
     )
 

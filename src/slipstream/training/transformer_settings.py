@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from slipstream.config import OneOf, Range, Settings, Space, fingerprint_of
 
-ADDED = ("residual",)
+ADDED = ("residual", "calibration")
 """Settings younger than the first saved models. At their defaults they change no number, so they stay out of
 the fingerprint: checkpoints and models from before keep theirs."""
 
@@ -60,8 +60,9 @@ class TransformerSettings(Settings):
     deletion: float = Field(
         default=0.0, ge=0, lt=1, description="share of events left out at random each epoch"
     )
-    loss: Literal["softmax", "softmax-reference", "sampled"] = "softmax"
-    negatives: int = Field(default=512, ge=1, le=100_000, description="of the sampled softmax")
+    loss: Literal["softmax", "softmax-reference", "sampled", "gbce"] = "softmax"
+    negatives: int = Field(default=512, ge=1, le=100_000, description="of the sampled losses")
+    calibration: float = Field(default=0.75, ge=0, le=1, description="t of gBCE; 0: plain BCE")
     dropout: float = Field(default=0.2, ge=0, lt=1)
     attention_dropout: float = Field(default=0.2, ge=0, lt=1)
     # the course

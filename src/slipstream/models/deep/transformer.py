@@ -214,7 +214,7 @@ def _flops_per_token(settings: TransformerSettings, items: int) -> float:
     A step also passes over the whole item table several times; by the clock that equals some 400
     operations a number.
     """
-    compared = settings.negatives if settings.loss == "sampled" else items
+    compared = settings.negatives if settings.loss in ("sampled", "gbce") else items
     products = 6.0 * settings.dim * (12 * settings.dim * settings.layers + compared)
     return products + 400.0 * items * settings.dim / settings.batch_tokens
 

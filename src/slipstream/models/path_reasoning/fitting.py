@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -143,7 +144,9 @@ class _Fit:
         sources = self._sources(self.derivation.legs(self.rest), self.rest)
         candidates = candidates_for(self.holdout, self.train.item_counts, self.context.seed)
         learned = self._fitted(sources.item_features(), sources, self.holdout, candidates, rank=10)
-        self.notes |= {"loss": learned.loss, "shares": learned.shares}
+        self.notes["shares"] = learned.shares
+        if math.isfinite(learned.loss):  # nothing was weighed where nobody has a second event
+            self.notes["loss"] = learned.loss
         return self._balance(learned)
 
     def _learn_newcomers(self) -> _Learned | None:
