@@ -17,6 +17,7 @@ from slipstream.errors import UnknownName, UsageError
 from slipstream.inference.retriever import top_k_reference
 from slipstream.recommend.newcomers import AddedItems
 from slipstream.recommend.pipeline import Pipeline, Request, rank
+from slipstream.recommend.ranking import VectorRanking
 from slipstream.recommend.release import PipelineSettings, Release
 from slipstream.recommend.rules import Rules
 from slipstream.recommend.slate import Slate, slate_json
@@ -203,3 +204,40 @@ def test_settings_bound_the_reasons(tmp_path: Path) -> None:
     release = with_model(film_world.release(tmp_path, settings=quiet), CoCounts.of(film_world.snapshot()))
     slate = Pipeline(release).recommend(Request(history=["f0"], explain=True))
     assert all(item.reasons == () for item in slate.items)
+
+
+def test_ranking_from_states_is_the_ranking() -> None:
+    """Of a model with a bias, silent items and people of whom it knows nothing."""
+    draw = np.random.default_rng(4)
+    users, items, dim = 300, 50, 8
+    lengths = draw.integers(0, 6, users)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    queries = Queries(
+        np.arange(users, dtype=np.int32), offsets, draw.integers(0, items, offsets[-1], np.int32)
+    )
+
+    class Vectors:
+        table, people = draw.normal(size=(items, dim)), draw.normal(size=(users, dim))
+
+        def item_vectors(self) -> np.ndarray:
+            return self.table.astype(np.float32)
+
+        def item_bias(self) -> np.ndarray:
+            return np.linspace(0, 1, items, dtype=np.float32)
+
+        def query_vectors(self, queries: Queries) -> np.ndarray:
+            vectors = self.people[queries.user].astype(np.float32)
+            vectors[np.diff(queries.offsets) == 0] = np.nan
+            return vectors
+
+        def score(self, queries: Queries) -> np.ndarray:
+            scores = self.query_vectors(queries) @ self.item_vectors().T + self.item_bias()
+            scores[:, [3, 7]] = np.nan
+            return scores
+
+    model, allowed = Vectors(), draw.random((users, items)) < 0.8
+    expected = rank(model, queries, 12, repeat=True, candidates=allowed)  # type: ignore[arg-type]
+    found = VectorRanking(model).rank(model.query_vectors(queries), queries, 12, allowed)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-5)
+    assert (found[0][lengths == 0] == -1).all()

@@ -73,8 +73,9 @@ def recommend(
     space = workspace(home)
     if all_users is not None:
         with space.narrator.progress("recommend") as progress:
-            rows = recommend_all(space.home, all_users, k, progress)
-        err.print(f"{rows:,} rows written to {all_users}")
+            done = recommend_all(space.home, all_users, k, progress)
+        for line in done.lines(all_users):
+            err.print(line)
         return
     if not users:
         raise UsageError("name a user, or give --all-users FILE", hint="slipstream recommend 42")

@@ -16,7 +16,7 @@ import polars as pl
 
 from slipstream.artifacts import replace_text
 from slipstream.config import Home
-from slipstream.errors import Busy
+from slipstream.errors import Busy, NotThere
 from slipstream.events.rejects import forget_in_rejects
 from slipstream.events.store import EventStore
 
@@ -66,6 +66,15 @@ def forgotten_since(home: Home) -> str:
         return _mark(home).read_text()
     except FileNotFoundError:
         return ""
+
+
+def check_nobody_forgotten(home: Home) -> None:
+    """Raises NotThere while what `prepare` made may hold somebody who was forgotten."""
+    if forgotten_since(home):
+        raise NotThere(
+            "somebody was forgotten since the last `prepare`, and what it made may still hold them",
+            hint="run `slipstream prepare` and `slipstream train` again",
+        )
 
 
 def made_without_them(home: Home, mark: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from slipstream.config import Home
 from slipstream.dataset.snapshot import Snapshot
 from slipstream.errors import NotThere, UsageError
-from slipstream.events.forgetting import forgotten_since
+from slipstream.events.forgetting import check_nobody_forgotten
 from slipstream.events.sqlite import SqliteEventStore
 from slipstream.loop.forgetting import drop_releases
 from slipstream.loop.knowledge import open_graph
@@ -68,11 +68,7 @@ def make_release(
     Popularity answers strangers, so it is trained here if it was not; a trained path reasoner ships beside
     the model and gives the reasons.
     """
-    if forgotten_since(home):
-        raise NotThere(
-            "somebody was forgotten since the last `prepare`, and what it made may still hold them",
-            hint="run `slipstream prepare` and `slipstream train` again",
-        )
+    check_nobody_forgotten(home)
     trained = trained_models(home)
     chosen = model or _best(trained)
     primary = trained_model(home, chosen)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from slipstream.dataset.queries import Queries
 from slipstream.inference.retriever import NOTHING, top_k
-from slipstream.models.recommender import Recommender
+from slipstream.models.recommender import Embeds, Recommender
 
 BATCH = 256
 """Queries scored at once: 256 rows of 100k float32 scores are 100 MB, the largest block held in memory."""
@@ -38,6 +38,47 @@ def rank(
             excluded |= ~(candidates if candidates.ndim == 1 else candidates[start:stop])
         items[start:stop], scores[start:stop] = top_k(guesses, k, excluded=excluded)
     return items, scores
+
+
+class VectorRanking:
+    """The same ranking for a model with vectors, from states of users: a product and a top-K per batch."""
+
+    def __init__(self, model: Recommender) -> None:
+        assert isinstance(model, Embeds)  # noqa: S101 - asked of such models only
+        self._model: Recommender = model
+        self._table = np.ascontiguousarray(model.item_vectors().T)
+        bias = getattr(model, "item_bias", None)
+        self._bias: NDArray[np.float32] | None = None if bias is None else bias()
+        self._silent: NDArray[np.bool_] | None = None
+
+    def rank(
+        self, states: NDArray[np.float32], queries: Queries, k: int, candidates: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """As `rank` with `repeat`; states [Q, D] are the query vectors of `queries`, candidates are [Q, I].
+
+        Cost 2·Q·I·D, and O(Q·I) for the top-K.
+        """
+        items = np.full((len(queries), k), NOTHING, np.int32)
+        scores = np.full((len(queries), k), -np.inf, np.float32)
+        silent = self._never_heard(states, queries)
+        for start in range(0, len(queries), BATCH):
+            stop = min(start + BATCH, len(queries))
+            guesses = states[start:stop] @ self._table
+            if self._bias is not None:
+                guesses += self._bias
+            guesses[:, silent] = -np.inf
+            items[start:stop], scores[start:stop] = top_k(guesses, k, excluded=~candidates[start:stop])
+        return items, scores
+
+    def _never_heard(self, states: NDArray[np.float32], queries: Queries) -> NDArray[np.bool_]:
+        """[I], True for items that the model never met: NaN in every row that has any score at all."""
+        if self._silent is None:
+            heard = np.flatnonzero(np.isfinite(states).all(axis=1))
+            if not len(heard):
+                return np.zeros(self._table.shape[1], bool)
+            first = int(heard[0])
+            self._silent = np.isnan(self._model.score(queries.part(first, first + 1))[0])
+        return self._silent
 
 
 def excluded_mask(queries: Queries, item_count: int, *, repeat: bool) -> NDArray[np.bool_]:
