@@ -16,6 +16,7 @@
 #include <math.h>
 
 enum { BLOCK = 32, GROUP = 8, CHUNK = 32, VIEWS = 7 };
+static const float LARGEST = 1e15f;
 static const float ROUNDING = 1e-6f; /* far above the float32 rounding of sums, bounds and scores */
 static const double TINY = 1e-37;    /* the same for numbers too small to have 24 bits */
 static const char TABLE[] = "slipstream.inference._scan.table";
@@ -37,7 +38,7 @@ typedef struct {
     double *exact;   /* the vector in float64 */
     int32_t *words;  /* w, four bytes a word */
     int32_t start;   /* -128 * sum(w): the table holds v + 128 */
-    double unit;     /* t; 0 for a query without an answer by scan */
+    double unit;     /* t */
     double length;   /* |q| */
     float per_error, per_size; /* what |e| and |scale * v| add to a bound, in units of t */
 } Query;
@@ -173,18 +174,19 @@ static void search_many(const Table *table, const Query *query, Best *best, Grou
 
 /* -- queries --------------------------------------------------------------------------------------------- */
 
-/* w = round(q / t) in [-127, 127], with what its rounding costs. A zero query scores 0 everywhere; one with
- * NaN or a number beyond the limits never gets here (item_index.py). */
-static void quantise(Query *query, const Table *table) {
+/* w = round(q / t) in [-127, 127], with what its rounding costs. 0 for a query that has no answer: with NaN, or a
+ * number so large that a product could leave float32 (LARGEST of item_index.py). */
+static int quantise(Query *query, const Table *table) {
     float largest = 0;
     for (Py_ssize_t j = 0; j < table->dim; j++) {
-        query->exact[j] = query->vector[j];
-        largest = fmaxf(largest, fabsf(query->vector[j]));
+        const float value = query->vector[j];
+        if (!(fabsf(value) <= LARGEST)) return 0;
+        query->exact[j] = value;
+        largest = fmaxf(largest, fabsf(value));
     }
     const double unit = query->unit = largest > 0 ? largest / 127.0 : 1.0;
     double length = 0, lost = 0;
     int32_t sum = 0;
-    memset(query->words, 0, (size_t)table->words * 4);
     for (Py_ssize_t j = 0; j < table->dim; j++) {
         const double value = query->exact[j], w = nearbyint(value / unit), rest = value - unit * w;
         ((int8_t *)query->words)[j] = (int8_t)w;
@@ -196,6 +198,7 @@ static void quantise(Query *query, const Table *table) {
     query->length = sqrt(length);
     query->per_error = (float)(query->length / unit) * (1 + 2 * ROUNDING);
     query->per_size = (float)((sqrt(lost) + 2 * ROUNDING * query->length) / unit) * (1 + 2 * ROUNDING);
+    return 1;
 }
 
 /* A place without a query: nothing reaches it. */
@@ -283,9 +286,9 @@ static long long search_all(const Table *table, int level, const Arguments *give
         if (q >= count) continue;
         queries[q].vector = (const float *)given->queries.buf + q * table->dim;
         queries[q].exact = exacts + q * table->dim;
-        quantise(queries + q, table);
+        const int answered = quantise(queries + q, table);
         bests[q] = (Best){.score = (float *)given->scores.buf + q * k, .item = (int32_t *)given->items.buf + q * k,
-                          .k = k, .root = -INFINITY};
+                          .k = k, .root = answered ? -INFINITY : INFINITY};
         if (given->excluded.obj) bests[q].excluded = (const uint8_t *)given->excluded.buf + q * stride;
     }
     for (Py_ssize_t g = 0; g < groups && count > 1; g++) {

@@ -85,34 +85,17 @@ class ItemIndex:
         queries = np.ascontiguousarray(queries, np.float32)
         items = np.empty((len(queries), k), np.int32)
         scores = np.empty((len(queries), k), np.float32)
-        usable = usable_rows(queries)
-        if not usable.all() or not k or not len(queries) or not self.items:
-            return self._search_usable(queries, items, scores, usable, excluded)
         self.searched += len(queries)
+        if not items.size:
+            return items, scores
         if self._kernel is None:
             self._search_by_numpy(queries, items, scores, excluded)
-        else:
-            if excluded is not None:
-                excluded = np.ascontiguousarray(excluded)
-            self.rescored += self._kernel.module.search(
-                self._table, self._kernel.level, queries, len(queries), k, excluded, items, scores
-            )
-        return items, scores
-
-    def _search_usable(
-        self,
-        queries: NDArray[np.float32],
-        items: NDArray[np.int32],
-        scores: NDArray[np.float32],
-        usable: NDArray[np.bool_],
-        excluded: NDArray[np.bool_] | None,
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        items.fill(NOTHING)
-        scores.fill(-np.inf)
-        if items.size and self.items and usable.any():
-            if excluded is not None and excluded.ndim == 2:
-                excluded = excluded[usable]
-            items[usable], scores[usable] = self.search(queries[usable], items.shape[1], excluded=excluded)
+            return items, scores
+        if excluded is not None:
+            excluded = np.ascontiguousarray(excluded)
+        self.rescored += self._kernel.module.search(
+            self._table, self._kernel.level, queries, len(queries), k, excluded, items, scores
+        )
         return items, scores
 
     def _search_by_numpy(
@@ -124,9 +107,11 @@ class ItemIndex:
     ) -> None:
         """float32 products first; exactly scored is what is within their rounding of the K-th best."""
         k = items.shape[1]
+        items.fill(NOTHING)
+        scores.fill(-np.inf)
         rounding = 2.0**-23 * (self.dim + 2) * self._largest_norm
-        for q, query in enumerate(queries):
-            allowed = self._answers
+        for q in np.flatnonzero(usable_rows(queries)):
+            query, allowed = queries[q], self._answers
             if excluded is not None:
                 allowed = allowed & ~(excluded if excluded.ndim == 1 else excluded[q])
             with np.errstate(invalid="ignore", over="ignore"):  # rows that are no answer may hold anything
@@ -139,7 +124,6 @@ class ItemIndex:
             exact = exact_scores(query, self._rows[near])
             self.rescored += len(near)
             order = np.lexsort((near, -exact))[:k]
-            items[q], scores[q] = NOTHING, -np.inf
             items[q, : len(order)], scores[q, : len(order)] = near[order], exact[order]
 
 

@@ -21,6 +21,7 @@ from slipstream.dataset.snapshot import Snapshot
 from slipstream.features.items import ItemFeatures
 from slipstream.features.users import UserFeatures
 from slipstream.graph.linked_graph import LinkedGraph
+from slipstream.inference.item_index import ItemIndex
 
 ScoreMatrix = NDArray[np.float32]
 """[Q, I]; NaN where the model has nothing to say."""
@@ -157,6 +158,26 @@ class Incremental(Protocol):
 
     def score_from(self, state: Any, query: Queries) -> ScoreMatrix:
         """[1, I]; `query` is the one whose history the state has seen."""
+        ...
+
+
+@runtime_checkable
+class Searchable(Incremental, Protocol):
+    """Its best items are found without scoring all of them: score(q)[0, i] = query_vectors(q) · vector i.
+
+    A vector of NaN has no answer, and so have the items that the index leaves out: their score is NaN.
+    """
+
+    def index(self) -> ItemIndex:
+        """The item vectors, ready to be searched; made at the first call."""
+        ...
+
+    def query_vectors(self, queries: Queries) -> NDArray[np.float32]:
+        """[Q, D]"""
+        ...
+
+    def vector_from(self, state: Any, query: Queries) -> NDArray[np.float32]:
+        """[1, D], the vector behind `score_from`."""
         ...
 
 

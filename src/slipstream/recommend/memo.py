@@ -13,8 +13,11 @@ from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from slipstream.dataset.queries import Queries
-from slipstream.models.recommender import Incremental, ModelState, ScoreMatrix
+from slipstream.models.recommender import Incremental, ModelState, ScoreMatrix, Searchable
 
 if TYPE_CHECKING:
     from slipstream.recommend.newcomers import Shelf
@@ -44,18 +47,29 @@ class ModelMemory:
     def score(self, model: Incremental, query: Queries) -> ScoreMatrix:
         """[1, I], as `model.score(query)`: the events that are new since the last call are steps."""
         with self._lock:
-            state, new = self._state, len(query.item) - self._seen
-            if state is not None and new < 0:  # another thread has gone ahead with a later history
-                return model.score(query)
-            self._state = None  # a step that fails half way leaves nothing behind
-            if state is None or new > MOST_STEPS:
-                state = model.start(query)
-            else:
-                for place in range(self._seen, len(query.item)):
-                    time_us = None if query.time_us is None else int(query.time_us[place])
-                    model.advance(state, int(query.item[place]), time_us)
-            self._state, self._seen = state, len(query.item)
-            return model.score_from(state, query)
+            state = self._advanced(model, query)
+            return model.score(query) if state is None else model.score_from(state, query)
+
+    def vector(self, model: Searchable, query: Queries) -> NDArray[np.float32]:
+        """[1, D], as `model.query_vectors(query)`, in the same way."""
+        with self._lock:
+            state = self._advanced(model, query)
+            return model.query_vectors(query) if state is None else model.vector_from(state, query)
+
+    def _advanced(self, model: Incremental, query: Queries) -> ModelState | None:
+        """The state after the query's history; None if another thread has gone ahead with a later one."""
+        state, new = self._state, len(query.item) - self._seen
+        if state is not None and new < 0:
+            return None
+        self._state = None  # a step that fails half way leaves nothing behind
+        if state is None or new > MOST_STEPS:
+            state = model.start(query)
+        else:
+            for place in range(self._seen, len(query.item)):
+                time_us = None if query.time_us is None else int(query.time_us[place])
+                model.advance(state, int(query.item[place]), time_us)
+        self._state, self._seen = state, len(query.item)
+        return state
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from slipstream.config import Home
 from slipstream.dataset.queries import Queries
 from slipstream.errors import UnknownName, UsageError
-from slipstream.inference.retriever import top_k
+from slipstream.models.recommender import Searchable
 from slipstream.recommend.live_users import BUDGET_BYTES, LiveUsers, UserState
 from slipstream.recommend.memo import MOST_NAMED, named
 from slipstream.recommend.newcomers import AddedItems, LiveShelf, Shelf
 from slipstream.recommend.ranking import rank
 from slipstream.recommend.release import Release
 from slipstream.recommend.rules import Rules, read_rules
+from slipstream.recommend.shortlist import Scored, Searched, Shortlist, varied, with_newcomers
 from slipstream.recommend.slate import Reason, Slate, SlateItem, Tier
 
 if TYPE_CHECKING:
@@ -112,6 +113,11 @@ class Pipeline:
         self._users.settle(user)
         return slate
 
+    def searched(self) -> tuple[int, int]:
+        """How many queries the index has answered, and how many items were scored exactly for them."""
+        model = self.release.searchable
+        return (0, 0) if model is None else (model.index().searched, model.index().rescored)
+
     def kept(self) -> tuple[int, int]:
         """How many users are kept between requests, and the bytes that they take."""
         return len(self._users), self._users.held_bytes
@@ -123,10 +129,9 @@ class Pipeline:
         return Slate(request_id, request.user_id, slate.items, tier, slate.release, self._age_s())
 
     def _fresh(self, request: Request, user: UserState, shelf: Shelf) -> Slate:
-        scores, tier = self._scores(user, request.time_us)
-        extended = np.concatenate([scores, shelf.new_scores(scores)])
+        shortlist, tier = self._shortlist(user, request.time_us, shelf)
         excluded = self._excluded(request, user, shelf)
-        chosen = self._choose(extended, excluded, request.k, shelf)
+        chosen = self._choose(shortlist, excluded, request.k, shelf)
         reasons: list[tuple[Reason, ...]] = [()] * len(chosen)
         if request.explain:
             reasons = self.release.reasons(shelf).of(
@@ -145,7 +150,7 @@ class Pipeline:
         shelf = self._shelf.now()
         item = _known(shelf, item_id)
         user = self._users.state(user_id)
-        _, tier = self._scores(user, None)
+        _, tier = self._shortlist(user, None, shelf)
         return self.release.reasons(shelf).of([item], user, shelf, tier, paths=5, history=3)[0]
 
     def similar(self, item_id: str, k: int) -> Slate:
@@ -163,7 +168,7 @@ class Pipeline:
             extended[extended <= 0] = np.nan
         excluded = never_shown(shelf, self.rules)
         excluded[item] = True
-        chosen = self._choose(extended, excluded, k, shelf, variety=False)
+        chosen = self._choose(Scored(extended), excluded, k, shelf, variety=False)
         return self._slate(None, chosen, [()] * len(chosen), "model", shelf, "")
 
     def _user(self, request: Request) -> UserState:
@@ -173,17 +178,27 @@ class Pipeline:
             state = self._users.given(request.user_id, request.history or ())
         return state if request.time_us is None else state.until(request.time_us)
 
-    def _scores(self, user: UserState, now_us: int | None) -> tuple[NDArray[np.float32], Tier]:
-        """Scores of the released items [I] and who gave them: popularity where nothing is known."""
+    def _shortlist(self, user: UserState, now_us: int | None, shelf: Shelf) -> tuple[Shortlist, Tier]:
+        """What the best items are chosen from, and who says so: popularity where nothing is known."""
         query = user.query(now_us)
         if user.number >= 0 or len(query.item):
-            scores = self._primary_scores(user, query)
-            if np.isfinite(scores).any():
-                return scores, "model"
-        return self.release.popularity.score(query)[0], "popularity"
+            # a newcomer borrows from the scores of all items, so with newcomers there is no search
+            if self.release.searchable is not None and not shelf.newcomers:
+                vector = self._vector(self.release.searchable, user, query)
+                if np.isfinite(vector).all():
+                    return Searched(self.release.searchable.index(), vector), "model"
+            else:
+                scores = self._primary_scores(user, query)
+                if np.isfinite(scores).any():
+                    return Scored(np.concatenate([scores, shelf.new_scores(scores)])), "model"
+        scores = self.release.popularity.score(query)[0]
+        return Scored(np.concatenate([scores, shelf.new_scores(scores)])), "popularity"
+
+    def _vector(self, model: Searchable, user: UserState, query: Queries) -> NDArray[np.float32]:
+        return model.query_vectors(query) if user.memo is None else user.memo.model.vector(model, query)
 
     def _primary_scores(self, user: UserState, query: Queries) -> NDArray[np.float32]:
-        """A model that can be advanced goes on from where the last answer left it."""
+        """[I]. A model that can be advanced goes on from where the last answer left it."""
         model = self.release.incremental
         if model is None or user.memo is None:
             scores: NDArray[np.float32] = self.release.primary.score(query)[0]
@@ -208,7 +223,7 @@ class Pipeline:
 
     def _choose(
         self,
-        scores: NDArray[np.float32],
+        shortlist: Shortlist,
         excluded: NDArray[np.bool_],
         k: int,
         shelf: Shelf,
@@ -218,10 +233,10 @@ class Pipeline:
         """(item, score) of the K best that are allowed, best first, with variety and places for newcomers."""
         caps = self.rules.variety if variety else {}
         if caps:
-            chosen = _varied(scores, excluded, k, shelf, caps, min(k, self.rules.minimum))
+            chosen = varied(shortlist, excluded, k, shelf, caps, min(k, self.rules.minimum))
         else:
-            chosen = _best(scores, excluded, k)
-        return _with_newcomers(chosen, scores, excluded, k, len(shelf.items), self.rules.new_item_slots)
+            chosen = shortlist.best(excluded, k)
+        return with_newcomers(chosen, shortlist, excluded, k, len(shelf.items), self.rules.new_item_slots)
 
     def _slate(
         self,
@@ -268,75 +283,3 @@ def _known(shelf: Shelf, item_id: str) -> int:
     if number < 0:
         raise UnknownName("item", item_id, ())
     return number
-
-
-def _best(scores: NDArray[np.float32], excluded: NDArray[np.bool_], k: int) -> list[tuple[int, float]]:
-    items, values = top_k(scores[None, :], k, excluded=excluded[None, :])
-    found = (items[0] >= 0) & np.isfinite(values[0])
-    return [(int(i), float(s)) for i, s in zip(items[0][found], values[0][found], strict=True)]
-
-
-def _varied(
-    scores: NDArray[np.float32],
-    excluded: NDArray[np.bool_],
-    k: int,
-    shelf: Shelf,
-    caps: Mapping[str, int],
-    minimum: int,
-) -> list[tuple[int, float]]:
-    """The best first, each taken if no value of a capped attribute is full; a short slate is filled up to
-    `minimum` with the best of those held back. Looks at more and more candidates until K are found."""
-    width = 4 * k
-    while True:
-        candidates = _best(scores, excluded, width)
-        chosen, held = _within(candidates, k, shelf, caps)
-        if len(chosen) == k or len(candidates) < width:
-            break
-        width *= 4
-    chosen += held[: max(0, minimum - len(chosen))]
-    return sorted(chosen, key=lambda pair: (-pair[1], pair[0]))
-
-
-def _within(
-    candidates: Sequence[tuple[int, float]], k: int, shelf: Shelf, caps: Mapping[str, int]
-) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
-    counts: dict[tuple[str, str], int] = {}
-    chosen: list[tuple[int, float]] = []
-    held: list[tuple[int, float]] = []
-    for item, score in candidates:
-        if len(chosen) == k:
-            break
-        attributes = shelf.attributes(item)
-        values = [(column, text) for column in caps for text in attributes.get(column, ())]
-        if any(counts.get(value, 0) >= caps[value[0]] for value in values):
-            held.append((item, score))
-            continue
-        chosen.append((item, score))
-        for value in values:
-            counts[value] = counts.get(value, 0) + 1
-    return chosen, held
-
-
-def _with_newcomers(
-    chosen: list[tuple[int, float]],
-    scores: NDArray[np.float32],
-    excluded: NDArray[np.bool_],
-    k: int,
-    released: int,
-    slots: int,
-) -> list[tuple[int, float]]:
-    """`chosen` with its last places given to the best newcomers, so that a new item gets seen at all.
-
-    Nothing changes without newcomers, or where enough of them earned a place; a slate never becomes all new.
-    """
-    if len(scores) == released or not slots:
-        return chosen
-    there = {item for item, _ in chosen if item >= released}
-    wanted = min(slots, k - 1) - len(there)
-    if wanted <= 0:
-        return chosen
-    fresh = [(released + i, s) for i, s in _best(scores[released:], excluded[released:], k)]
-    fresh = [pair for pair in fresh if pair[0] not in there][:wanted]
-    kept = [pair for pair in chosen if pair[0] < released][: k - len(fresh) - len(there)]
-    old = [pair for pair in chosen if pair[0] >= released]
-    return sorted([*kept, *old, *fresh], key=lambda pair: (-pair[1], pair[0]))

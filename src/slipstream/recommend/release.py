@@ -48,6 +48,7 @@ from slipstream.models.recommender import (
     ExplainsByPaths,
     Incremental,
     Recommender,
+    Searchable,
 )
 from slipstream.models.registry import load_model, save_model
 from slipstream.recommend.catalogue import Catalogue
@@ -142,6 +143,12 @@ class Release:
         return primary if isinstance(primary, Incremental) else None
 
     @cached_property
+    def searchable(self) -> Searchable | None:
+        """The primary model, if its best items can be found without scoring all."""
+        primary = self.primary
+        return primary if isinstance(primary, Searchable) else None
+
+    @cached_property
     def popularity(self) -> Recommender:
         return load_model(self._artifact.part("popularity"))[1]
 
@@ -224,6 +231,8 @@ class Release:
             vocabulary.number("")  # builds the index
         self.reasons(self.shelf).of([], NOBODY, self.shelf, "popularity")
         self.shelf.having("", ())
+        if self.searchable is not None:
+            self.searchable.index()
         for model in (self.popularity, self.primary):
             model.score(query_of([0] if len(self.items) else []))
 

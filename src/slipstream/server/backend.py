@@ -62,6 +62,8 @@ class Backend:
             Gauge("slipstream_release_age_seconds", "Age of the live release.", self._release_age_s),
             Gauge("slipstream_users_kept", "Users kept in memory.", lambda: self._kept()[0]),
             Gauge("slipstream_users_kept_bytes", "What they take.", lambda: self._kept()[1]),
+            Gauge("slipstream_searched", "Queries the item index answered.", lambda: self._searched()[0]),
+            Gauge("slipstream_rescored", "Items scored exactly for them.", lambda: self._searched()[1]),
         ]
 
     @property
@@ -145,6 +147,9 @@ class Backend:
 
     def _writes_waiting(self) -> float:
         return 0 if self._commits is None else self._commits.waiting
+
+    def _searched(self) -> tuple[int, int]:
+        return (0, 0) if self._pipeline is None else self._pipeline.searched()
 
     def _kept(self) -> tuple[int, int]:
         return (0, 0) if self._pipeline is None else self._pipeline.kept()

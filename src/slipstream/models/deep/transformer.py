@@ -14,6 +14,7 @@ anew every epoch, with neither ages nor gaps.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -27,6 +28,7 @@ from slipstream.dataset.queries import Holdout, Queries
 from slipstream.errors import BadInput, ConfigError, MissingExtra
 from slipstream.inference.compiled_encoder import encoder_of
 from slipstream.inference.encoder import Encoder, EncoderState, gap_bin
+from slipstream.inference.item_index import ItemIndex
 from slipstream.models.recommender import FitContext, FitReport, ScoreMatrix, TrainingData
 from slipstream.models.validation import sample_holdout, validation_ndcg
 from slipstream.training.transformer_settings import TransformerSettings
@@ -108,14 +110,25 @@ class Transformer:
 
     def score_from(self, state: EncoderState, query: Queries) -> ScoreMatrix:
         """Cost: one product with the item table."""
+        scores: ScoreMatrix = self.vector_from(state, query) @ self._output.T
+        scores[:, ~self.known] = np.nan
+        return scores
+
+    def vector_from(self, state: EncoderState, query: Queries) -> NDArray[np.float32]:
+        """[1, D]; NaN before the first event. Cost: the request head."""
         if state.vector is None:
-            return np.full((1, len(self.known)), np.nan, np.float32)
+            return np.full((1, self.encoder.dim), np.nan, np.float32)
         wait = None
         if query.now_us is not None and state.last_us is not None and self.encoder.gap is not None:
             wait = np.array([gap_bin(int(query.now_us[0]) - state.last_us, len(self.encoder.gap))])
-        scores: ScoreMatrix = self.encoder.query(state.vector[None], wait) @ self._output.T
-        scores[:, ~self.known] = np.nan
-        return scores
+        return self.encoder.query(state.vector[None], wait)
+
+    def index(self) -> ItemIndex:
+        return self._index
+
+    @cached_property
+    def _index(self) -> ItemIndex:
+        return ItemIndex(self._output, known=self.known)
 
     def _known_histories(
         self, queries: Queries
