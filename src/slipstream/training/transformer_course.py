@@ -144,6 +144,7 @@ def _course(settings: TransformerSettings, threads: int) -> FitPlan:
         table_lr=settings.table_lr,
         weight_decay=settings.weight_decay,
         clip=settings.clip,
+        ema=settings.ema,
         warmup=settings.warmup,
         patience=settings.patience,
         validate_every=settings.validate_every,
@@ -188,7 +189,10 @@ def _check_memory(shape: NetworkShape, settings: TransformerSettings) -> None:
     table = shape.items * shape.dim
     gates = 2 * shape.dim if shape.residual == "gated" else 0
     body = shape.layers * shape.dim * (4 * shape.dim + 3 * shape.hidden + gates)
-    state = 4 * 6 * (table + body)  # float32: weights, best weights, gradient, two moments, one in flight
+    copies = 6 + 2 * bool(
+        settings.ema
+    )  # weights, best, gradient, two moments, one in flight; averages, aside
+    state = 4 * copies * (table + body)
     per_token = shape.layers * (12 * shape.dim + 4 * shape.hidden + 8 * shape.heads * shape.window)
     needed = state + 4 * (per_token * settings.batch_tokens + table * settings.shards)
     free = _free_bytes()

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from slipstream.config import OneOf, Range, Settings, Space, fingerprint_of
 
-ADDED = ("residual", "calibration")
+ADDED = ("residual", "calibration", "ema")
 """Settings younger than the first saved models. At their defaults they change no number, so they stay out of
 the fingerprint: checkpoints and models from before keep theirs."""
 
@@ -75,6 +75,9 @@ class TransformerSettings(Settings):
     table_lr: float = Field(default=1e-3, gt=0, le=1)
     weight_decay: float = Field(default=0.0, ge=0, le=1)
     clip: float = Field(default=1.0, gt=0)
+    ema: float = Field(
+        default=0.0, ge=0, lt=1, description="decay of averaged weights, which are then used; 0: off"
+    )
     warmup: float = Field(default=0.0, ge=0, description="epochs")
     patience: int = Field(
         default=8, ge=0, description="validations without a better value; 0: never stop early"
