@@ -77,6 +77,7 @@ def model(world):
         {"output": "cosine"},
         {"ffn": "swiglu"},
         {"residual": "gated"},
+        {"body": "hstu"},
         {"loss": "sampled", "negatives": 64},
         {"loss": "sampled", "negatives": 64, "output": "cosine", "targets": 2},
         {"loss": "gbce", "negatives": 8, "output": "cosine", "epochs": 25},

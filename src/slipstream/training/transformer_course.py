@@ -91,6 +91,7 @@ def _shape(interactions: Interactions, settings: TransformerSettings, known: int
         ffn=settings.ffn,
         ffn_dim=settings.ffn_dim,
         residual=settings.residual,
+        body=settings.body,
         gap_bins=GAP_BINS if has_clock else 0,
         relative_bias=interactions.ordered,
         cosine=settings.output == "cosine",
@@ -188,7 +189,8 @@ def _check_memory(shape: NetworkShape, settings: TransformerSettings) -> None:
     """Refuse before the start what would be killed in the middle. An estimate, on the generous side."""
     table = shape.items * shape.dim
     gates = 2 * shape.dim if shape.residual == "gated" else 0
-    body = shape.layers * shape.dim * (4 * shape.dim + 3 * shape.hidden + gates)
+    wide = 5 * shape.dim if shape.body == "hstu" else 4 * shape.dim + 3 * shape.hidden
+    body = shape.layers * shape.dim * (wide + gates)
     copies = 6 + 2 * bool(
         settings.ema
     )  # weights, best, gradient, two moments, one in flight; averages, aside

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from slipstream.config import OneOf, Range, Settings, Space, fingerprint_of
 
-ADDED = ("residual", "calibration", "ema")
+ADDED = ("body", "residual", "calibration", "ema")
 """Settings younger than the first saved models. At their defaults they change no number, so they stay out of
 the fingerprint: checkpoints and models from before keep theirs."""
 
@@ -38,6 +38,9 @@ class TransformerSettings(Settings):
     # SiLU is GELU's shape at a third of its cost here: torch's tanh form takes 4 ns an element in both passes
     ffn: Literal["silu", "gelu", "swiglu"] = "silu"
     ffn_dim: int = Field(default=0, ge=0, le=8192, description="0: four times dim")
+    body: Literal["transformer", "hstu"] = Field(
+        default="transformer", description="hstu: pointwise attention with gates, no feed-forward"
+    )
     residual: Literal["plain", "gated"] = Field(
         default="plain", description="gated: each branch times sigmoid(gate(x)), for deep stacks"
     )
