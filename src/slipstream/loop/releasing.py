@@ -18,7 +18,6 @@ from slipstream.loop.knowledge import open_graph
 from slipstream.loop.learning import train, trained_model, trained_models
 from slipstream.loop.narrator import Narrator
 from slipstream.loop.tables import read_table_of
-from slipstream.recommend.newcomers import AddedItems
 from slipstream.recommend.pipeline import Pipeline
 from slipstream.recommend.release import (
     Named,
@@ -81,7 +80,7 @@ def make_release(
     given = name or release_name(created_us)
     if any(listed.name == given for listed in list_releases(home)):
         raise UsageError(f"there is a release {given!r} already", hint="give another --name, or none")
-    forgotten, added_bytes = _forgettings(home), AddedItems(home.catalogue).size()
+    forgotten = _forgettings(home)
     path = write_release(
         home.releases,
         given,
@@ -96,7 +95,6 @@ def make_release(
         settings=pipeline or PipelineSettings(),
         created_us=created_us,
         forgotten=forgotten,
-        added_bytes=added_bytes,
     )
     if go_live:
         promote(home.releases, given)

@@ -16,9 +16,16 @@ from slipstream.config import Progress, silent
 from slipstream.errors import Unavailable
 from slipstream.randomness import derive
 from slipstream.training.fit import FitOutcome, FitPlan, Validate, Weights, fit
+from slipstream.training.neighbourhood import neighbourhood
 from slipstream.training.next_item import NextItemPlan, NextItemTask
 from slipstream.training.packing import GAP_BINS, Histories, PackingPlan, gap_bins
-from slipstream.training.transformer_network import Content, NetworkShape, TransformerNetwork, block_of
+from slipstream.training.transformer_network import (
+    Neighbours,
+    NetworkShape,
+    SparseRows,
+    TransformerNetwork,
+    block_of,
+)
 from slipstream.training.transformer_settings import TransformerSettings
 
 
@@ -51,8 +58,9 @@ def run(
     shape = _shape(interactions, settings, len(numbers))
     _check_memory(shape, settings)
     content = _unit_rows(interactions.content)
-    known_content = None if content is None else _content_tensors(content[numbers], device)
-    network = TransformerNetwork(shape, derive(seed, "network"), known_content)
+    known_content = None if content is None else SparseRows.of(content[numbers], device)
+    neighbours = _neighbours(histories, len(numbers), settings, device)
+    network = TransformerNetwork(shape, derive(seed, "network"), known_content, neighbours)
     task = NextItemTask(network, histories, _plan(interactions, settings, device), seed, device)
 
     def whole(weights: Weights) -> Weights:
@@ -80,6 +88,15 @@ def _histories(
     return Histories(interactions.offsets, dense[interactions.item], gap)
 
 
+def _neighbours(
+    histories: Histories, items: int, settings: TransformerSettings, device: str
+) -> Neighbours | None:
+    if settings.neighbour_share == 0:
+        return None
+    near = neighbourhood(histories.offsets, histories.item, items, settings.neighbours)
+    return Neighbours(SparseRows.of(near, device), settings.neighbour_share)
+
+
 def _shape(interactions: Interactions, settings: TransformerSettings, known: int) -> NetworkShape:
     has_clock = settings.times and interactions.ordered and interactions.time_us is not None
     return NetworkShape(
@@ -91,7 +108,6 @@ def _shape(interactions: Interactions, settings: TransformerSettings, known: int
         ffn=settings.ffn,
         ffn_dim=settings.ffn_dim,
         residual=settings.residual,
-        body=settings.body,
         gap_bins=GAP_BINS if has_clock else 0,
         relative_bias=interactions.ordered,
         cosine=settings.output == "cosine",
@@ -145,7 +161,6 @@ def _course(settings: TransformerSettings, threads: int) -> FitPlan:
         table_lr=settings.table_lr,
         weight_decay=settings.weight_decay,
         clip=settings.clip,
-        ema=settings.ema,
         warmup=settings.warmup,
         patience=settings.patience,
         validate_every=settings.validate_every,
@@ -160,14 +175,6 @@ def _unit_rows(content: sp.csr_matrix | None) -> sp.csr_matrix | None:
     length = np.sqrt(np.asarray(content.multiply(content).sum(1)).ravel())
     scaled = sp.diags(1 / np.maximum(length, 1e-12)) @ content
     return scaled.tocsr().astype(np.float32)
-
-
-def _content_tensors(content: sp.csr_matrix, device: str) -> Content:
-    return Content(
-        torch.from_numpy(content.indptr[:-1].astype(np.int64)).to(device),
-        torch.from_numpy(content.indices.astype(np.int64)).to(device),
-        torch.from_numpy(content.data.astype(np.float32)).to(device),
-    )
 
 
 def _for_all_items(
@@ -189,12 +196,8 @@ def _check_memory(shape: NetworkShape, settings: TransformerSettings) -> None:
     """Refuse before the start what would be killed in the middle. An estimate, on the generous side."""
     table = shape.items * shape.dim
     gates = 2 * shape.dim if shape.residual == "gated" else 0
-    wide = 5 * shape.dim if shape.body == "hstu" else 4 * shape.dim + 3 * shape.hidden
-    body = shape.layers * shape.dim * (wide + gates)
-    copies = 6 + 2 * bool(
-        settings.ema
-    )  # weights, best, gradient, two moments, one in flight; averages, aside
-    state = 4 * copies * (table + body)
+    body = shape.layers * shape.dim * (4 * shape.dim + 3 * shape.hidden + gates)
+    state = 4 * 6 * (table + body)  # float32: weights, best weights, gradient, two moments, one in flight
     per_token = shape.layers * (12 * shape.dim + 4 * shape.hidden + 8 * shape.heads * shape.window)
     needed = state + 4 * (per_token * settings.batch_tokens + table * settings.shards)
     free = _free_bytes()

@@ -8,14 +8,15 @@ the state can be advanced by one event exactly. Matrices are kept [in, out], the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, embedding_bag, gelu, layer_norm, normalize, silu
 
-from slipstream.training.attention import Band, band_of, banded_attention, pointwise_attention
+from slipstream.training.attention import Band, band_of, banded_attention
 from slipstream.training.dropout import MaskPool
 from slipstream.training.losses import unit_rows
 
@@ -40,7 +41,6 @@ class NetworkShape:
     query_time: bool = False  # the head may know when the answer is wanted; needs gap_bins
     features: int = 0  # columns of the item features; 0: none
     residual: Literal["plain", "gated"] = "plain"
-    body: Literal["transformer", "hstu"] = "transformer"
 
     @property
     def hidden(self) -> int:
@@ -48,12 +48,50 @@ class NetworkShape:
 
 
 @dataclass(frozen=True)
-class Content:
-    """The item features as index lists: row i has `column[offsets[i]:offsets[i+1]]` with `value` beside."""
+class SparseRows:
+    """A constant sparse matrix as index lists: row i has `column[offsets[i]:offsets[i+1]]` and its values."""
 
-    offsets: Tensor  # [I] int64
+    offsets: Tensor  # [rows] int64
     column: Tensor  # [M] int64
     value: Tensor  # [M] float32
+
+    @classmethod
+    def of(cls, matrix: sp.csr_matrix, device: str) -> SparseRows:
+        return cls(
+            torch.from_numpy(matrix.indptr[:-1].astype(np.int64)).to(device),
+            torch.from_numpy(matrix.indices.astype(np.int64)).to(device),
+            torch.from_numpy(matrix.data.astype(np.float32)).to(device),
+        )
+
+    def times(self, table: Tensor) -> Tensor:
+        """[rows, D] from table [columns, D]; differentiable in `table`."""
+        return embedding_bag(self.column, table, self.offsets, mode="sum", per_sample_weights=self.value)
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """near: the symmetric matrix of `neighbourhood`. share: how much of it an item's vector takes."""
+
+    near: SparseRows
+    share: float
+
+    def smooth(self, table: Tensor) -> Tensor:
+        """table + share · A table, [I, D]. O(nnz · D) forward and backward."""
+        result: Tensor = _Smoothed.apply(table, self.near, self.share)  # type: ignore[no-untyped-call]
+        return result
+
+
+class _Smoothed(torch.autograd.Function):
+    """By hand, as the gradient is the same product again: A is its own transpose."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, near: SparseRows, share: float) -> Tensor:
+        ctx.near, ctx.share = near, share
+        return torch.add(table, near.times(table), alpha=share)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return torch.add(gradient, ctx.near.times(gradient), alpha=ctx.share), None, None
 
 
 @dataclass(frozen=True)
@@ -131,43 +169,6 @@ class Layer(nn.Module):
         return x + (opening(x, self.gate2_weight, self.gate2_bias, dtype) * branch if self.gated else branch)
 
 
-class HstuLayer(nn.Module):
-    """x + out(norm(attention(q, k, v)) · u) with q, k, v, u = silu(x W + b): one sublayer, no feed-forward.
-
-    Zhai et al. 2024 (HSTU), eqs. 1-3. Differs: the band, the age bias and the count that attention divides
-    by (see `pointwise_attention`), and no bias by time between tokens: the gap to the event before is in x.
-    """
-
-    def __init__(self, shape: NetworkShape) -> None:
-        super().__init__()
-        dim = shape.dim
-        self.norm1_weight = nn.Parameter(torch.ones(dim))
-        self.norm1_bias = nn.Parameter(torch.zeros(dim))
-        self.qkvu_weight = nn.Parameter(torch.empty(dim, 4 * dim))
-        self.qkvu_bias = nn.Parameter(torch.zeros(4 * dim))
-        self.relative_bias = nn.Parameter(
-            torch.zeros(shape.heads, shape.window), requires_grad=shape.relative_bias
-        )
-        self.norm2_weight = nn.Parameter(torch.ones(dim))
-        self.norm2_bias = nn.Parameter(torch.zeros(dim))
-        self.out_weight = nn.Parameter(torch.empty(dim, dim))
-        self.out_bias = nn.Parameter(torch.zeros(dim))
-        self.gated = shape.residual == "gated"
-        if self.gated:
-            self.gate1_weight = nn.Parameter(torch.empty(dim, dim))
-            self.gate1_bias = nn.Parameter(torch.zeros(dim))
-
-    def forward(self, x: Tensor, band: Band, dropout: Dropout, dtype: torch.dtype) -> Tensor:
-        size = x.shape[-1:]
-        h = layer_norm(x, size, self.norm1_weight, self.norm1_bias, EPSILON).to(dtype)
-        h = silu(torch.addmm(self.qkvu_bias.to(dtype), h, self.qkvu_weight.to(dtype)))
-        qkv, u = h[:, : 3 * size[0]], h[:, 3 * size[0] :]
-        mixed = pointwise_attention(qkv, self.relative_bias, band, dropout.attention).to(x.dtype)
-        h = layer_norm(mixed, size, self.norm2_weight, self.norm2_bias, EPSILON).to(dtype) * u
-        branch = dropout.body(torch.addmm(self.out_bias.to(dtype), h, self.out_weight.to(dtype)))
-        return x + (opening(x, self.gate1_weight, self.gate1_bias, dtype) * branch if self.gated else branch)
-
-
 def opening(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.sigmoid(torch.addmm(bias.to(dtype), x.to(dtype), weight.to(dtype)))
 
@@ -175,18 +176,24 @@ def opening(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tens
 class TransformerNetwork(nn.Module):
     """Hidden vectors of every token of a chunk, and the item table they are compared with."""
 
-    def __init__(self, shape: NetworkShape, seed: int, content: Content | None = None) -> None:
+    def __init__(
+        self,
+        shape: NetworkShape,
+        seed: int,
+        content: SparseRows | None = None,
+        neighbours: Neighbours | None = None,
+    ) -> None:
         super().__init__()
         self.shape = shape
         self.content = content
+        self.neighbours = neighbours
         self.item = nn.Parameter(torch.empty(shape.items, shape.dim))
         self.gap = nn.Parameter(torch.empty(shape.gap_bins, shape.dim)) if shape.gap_bins else None
         self.feature = nn.Parameter(torch.empty(shape.features, shape.dim)) if shape.features else None
         self.request = RequestHead(shape) if shape.query_time else None
         self.input_norm_weight = nn.Parameter(torch.ones(shape.dim))
         self.input_norm_bias = nn.Parameter(torch.zeros(shape.dim))
-        layer = HstuLayer if shape.body == "hstu" else Layer
-        self.layer = nn.ModuleList(layer(shape) for _ in range(shape.layers))
+        self.layer = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
         self.final_norm_weight = nn.Parameter(torch.ones(shape.dim))
         self.final_norm_bias = nn.Parameter(torch.zeros(shape.dim))
         stream = torch.Generator().manual_seed(seed)
@@ -197,14 +204,11 @@ class TransformerNetwork(nn.Module):
                     parameter.normal_(0.0, INITIAL, generator=stream)
 
     def item_table(self) -> Tensor:
-        """[I, D] float32: the embedding, plus the projected features where there are any."""
-        if self.feature is None or self.content is None:
-            return self.item
-        content = self.content
-        projected = embedding_bag(
-            content.column, self.feature, content.offsets, mode="sum", per_sample_weights=content.value
-        )
-        return self.item + projected
+        """[I, D] float32: the embedding, the projected features where there are any, the neighbours' part."""
+        table: Tensor = self.item
+        if self.feature is not None and self.content is not None:
+            table = table + self.content.times(self.feature)
+        return table if self.neighbours is None else self.neighbours.smooth(table)
 
     def output(self, hidden: Tensor, table: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """The two sides of the scores: hidden vectors and the tied table; cosine: the unit sphere."""
