@@ -231,7 +231,7 @@ class _Connection(asyncio.Protocol):
     """One request at a time; calls back with (status, body)."""
 
     def __init__(self) -> None:
-        self.data = b""
+        self.data, self.lost = b"", False
         self.waiting: asyncio.Future[tuple[int, bytes]] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -252,10 +252,13 @@ class _Connection(asyncio.Protocol):
             self.waiting.set_result((status, body))
 
     def connection_lost(self, error: Exception | None) -> None:
+        self.lost = True
         if self.waiting is not None and not self.waiting.done():
             self.waiting.set_exception(ConnectionResetError("the server cut the connection"))
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
+        if self.lost:
+            raise ConnectionResetError("the server had cut the connection")
         self.waiting = asyncio.get_running_loop().create_future()
         self.transport.write(request)  # type: ignore[attr-defined]
         return await self.waiting
