@@ -45,6 +45,7 @@ def rows_of(shape: NetworkShape, plan: NextItemPlan) -> dict[str, Row]:
         "sampled softmax, 512": (shape, replace(plan, loss="sampled")),
         "gBCE, 512": (shape, replace(plan, loss="gbce")),
         "sampled, 50,000 items": (replace(shape, items=50_000), replace(plan, loss="sampled")),
+        "HSTU body": (replace(shape, body="hstu"), plan),
         "gated residuals": (replace(shape, residual="gated"), plan),
         "no dropout": (shape, replace(plan, dropout=0.0, attention_dropout=0.0)),
         "cosine output": (replace(shape, cosine=True), plan),
@@ -71,6 +72,8 @@ def flops_per_slot(shape: NetworkShape, span: int, compared: int) -> float:
     wide = 2 * shape.hidden if shape.ffn == "swiglu" else shape.hidden
     gates = 2 * shape.dim if shape.residual == "gated" else 0
     matrices = shape.dim * (4 * shape.dim + wide + gates) + shape.hidden * shape.dim
+    if shape.body == "hstu":
+        matrices = 5 * shape.dim**2
     return 6 * (compared * shape.dim + shape.layers * (matrices + 2 * span * shape.dim))
 
 

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from slipstream.errors import BadInput, CorruptArtifact, NotThere
 
-FORMAT = 1
+FORMAT = 2
+WITHOUT_SUM = 1  # an older format, whose manifest had no checksum of its own
 MANIFEST = "manifest.json"
 
 
@@ -145,7 +146,15 @@ def _finish(writer: ArtifactWriter) -> None:
             os.fsync(stream.fileno())
         files[file.relative_to(writer.path).as_posix()] = {"bytes": file.stat().st_size, "sha256": digest}
     manifest = {"format": FORMAT, "kind": writer.kind, "meta": writer.meta, "files": files}
-    replace_text(writer.path / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1, allow_nan=False))
+    read_back = json.loads(json.dumps(manifest, allow_nan=False))
+    summed = {**manifest, "sum": _sum(read_back)}
+    replace_text(writer.path / MANIFEST, json.dumps(summed, ensure_ascii=False, indent=1, allow_nan=False))
+
+
+def _sum(manifest: Mapping[str, Any]) -> str:
+    """The checksum of what a manifest says, its own aside."""
+    said = {key: value for key, value in manifest.items() if key != "sum"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _swap(beside: Path, path: Path) -> None:
@@ -192,8 +201,10 @@ def open_artifact(path: Path, kind: str, *, made_by: str = "") -> Artifact:
         raise NotThere(f"there is no {kind} at {path}", hint=made_by) from error
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise CorruptArtifact(f"{path / MANIFEST} cannot be read", hint="make the artifact again") from error
-    if form != FORMAT:
+    if form not in (FORMAT, WITHOUT_SUM):
         raise CorruptArtifact(f"{path} has format {form}, this version reads {FORMAT}", hint="make it again")
+    if form == FORMAT and manifest.get("sum") != _sum(manifest):
+        raise CorruptArtifact(f"{path / MANIFEST} was changed after it was written", hint="make it again")
     if found != kind:
         raise CorruptArtifact(f"{path} is a {found}, not a {kind}")
     for name, entry in files.items():

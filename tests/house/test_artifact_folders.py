@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slipstream.artifacts import MANIFEST, open_artifact, writing
+from slipstream.artifacts import MANIFEST, WITHOUT_SUM, open_artifact, writing
 from slipstream.errors import BadInput, CorruptArtifact, NotThere
 
 
@@ -59,6 +59,20 @@ def test_every_changed_byte_is_refused_by_the_name_of_its_file(tmp_path: Path) -
     open_artifact(tmp_path / "a", "example")
 
 
+def test_a_changed_letter_of_the_manifest_is_refused(tmp_path: Path) -> None:
+    """Whatever it said: a kind, a setting, a length, the format, a checksum."""
+    write_example(tmp_path / "a", 3)
+    manifest = tmp_path / "a" / MANIFEST
+    text = manifest.read_text()
+    for place in [n for n, letter in enumerate(text) if letter.isalnum()]:
+        manifest.write_text(text[:place] + ("x" if text[place] != "x" else "y") + text[place + 1 :])
+        with pytest.raises(CorruptArtifact, match="manifest"):
+            open_artifact(tmp_path / "a", "example")
+    manifest.write_text(text.replace('"value": 3', '"value": 4'))
+    with pytest.raises(CorruptArtifact, match="was changed"):
+        open_artifact(tmp_path / "a", "example")
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', "\x00\xff"])
 def test_a_broken_manifest_is_refused(tmp_path: Path, text: str) -> None:
     write_example(tmp_path / "a")
@@ -71,6 +85,7 @@ def test_a_manifest_cannot_name_files_outside_its_folder(tmp_path: Path) -> None
     write_example(tmp_path / "a")
     manifest = json.loads((tmp_path / "a" / MANIFEST).read_text())
     manifest["files"]["../secret"] = {"bytes": 1, "sha256": "0" * 64}
+    manifest["format"] = WITHOUT_SUM
     (tmp_path / "a" / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(CorruptArtifact, match="secret"):
         open_artifact(tmp_path / "a", "example")

@@ -11,7 +11,7 @@ from slipstream.inference.encoder import Encoder, gap_bin, gap_bins_of
 ITEMS, DIM, HEADS, WINDOW, BINS = 23, 16, 2, 5, 24
 
 
-def weights(seed=0, *, layers=2, swiglu=False, gated=False, clock=True, dtype=np.float64):
+def weights(seed=0, *, layers=2, swiglu=False, gated=False, hstu=False, clock=True, dtype=np.float64):
     random = np.random.default_rng(seed)
 
     def normal(*shape, mean=0.0):
@@ -34,6 +34,9 @@ def weights(seed=0, *, layers=2, swiglu=False, gated=False, clock=True, dtype=np
             "ffn_in_bias": normal(2 * inner if swiglu else inner),
             "ffn_out_weight": normal(inner, DIM), "ffn_out_bias": normal(DIM),
         }  # fmt: skip
+        if hstu:
+            layer = {name: w for name, w in layer.items() if not name.startswith(("qkv", "ffn"))}
+            layer |= {"qkvu_weight": normal(DIM, 4 * DIM), "qkvu_bias": normal(4 * DIM)}
         if gated:
             layer |= {"gate1_weight": normal(DIM, DIM), "gate1_bias": normal(DIM)}
             layer |= {"gate2_weight": normal(DIM, DIM), "gate2_bias": normal(DIM)}
@@ -53,7 +56,12 @@ events = st.lists(
 )
 
 
-bodies = st.sampled_from([{}, {"swiglu": True}, {"gated": True}, {"swiglu": True, "gated": True}])
+bodies = st.sampled_from(
+    [
+        {}, {"swiglu": True}, {"gated": True}, {"swiglu": True, "gated": True}, {"hstu": True},
+        {"hstu": True, "gated": True},
+    ]
+)  # fmt: skip
 
 
 def encoder_of(body, **more):
@@ -96,7 +104,7 @@ def test_leaving_out_one_event_equals_the_history_without_it(script, latest, bod
         np.testing.assert_allclose(vectors[row], expected, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("body", [{}, {"gated": True}])
+@pytest.mark.parametrize("body", [{}, {"gated": True}, {"hstu": True}])
 def test_events_beyond_the_receptive_field_do_not_matter_and_the_edge_does(body):
     encoder = encoder_of(body)
     field = encoder.receptive_field
@@ -109,8 +117,9 @@ def test_events_beyond_the_receptive_field_do_not_matter_and_the_edge_does(body)
         assert (np.abs(one(encoder, other, time_us) - base).max() > 1e-12) == matters
 
 
-def test_a_batch_equals_one_by_one_and_empty_histories_are_zero():
-    encoder = Encoder(weights())
+@pytest.mark.parametrize("body", [{}, {"hstu": True}])
+def test_a_batch_equals_one_by_one_and_empty_histories_are_zero(body):
+    encoder = encoder_of(body)
     random = np.random.default_rng(2)
     lengths = np.array([3, 0, 40, 1, 9, 9, 17, 0, 2])
     offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -143,7 +152,15 @@ def test_training_and_inference_agree_on_the_gap_bins():
 
 
 @pytest.mark.parametrize(
-    "body", [{"ffn": "silu"}, {"ffn": "gelu"}, {"ffn": "swiglu"}, {"ffn": "swiglu", "residual": "gated"}]
+    "body",
+    [
+        {"ffn": "silu"},
+        {"ffn": "gelu"},
+        {"ffn": "swiglu"},
+        {"ffn": "swiglu", "residual": "gated"},
+        {"body": "hstu"},
+        {"body": "hstu", "residual": "gated"},
+    ],
 )
 @pytest.mark.parametrize("cosine", [False, True])
 @pytest.mark.parametrize("clock", [False, True])
@@ -185,9 +202,11 @@ def test_the_encoder_equals_the_torch_network(body, cosine, clock):
     np.testing.assert_allclose(ours, hidden[last].numpy(), atol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["out_bias", "gate2_bias"])
-def test_missing_weights_are_named(name):
-    incomplete = weights(gated=True)
+@pytest.mark.parametrize(
+    ("name", "hstu"), [("out_bias", False), ("gate2_bias", False), ("qkvu_bias", True), ("gate1_bias", True)]
+)
+def test_missing_weights_are_named(name, hstu):
+    incomplete = weights(gated=True, hstu=hstu)
     del incomplete[f"layer.1.{name}"]
     with pytest.raises(CorruptArtifact, match=name):
         Encoder(incomplete)

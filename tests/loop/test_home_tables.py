@@ -8,11 +8,12 @@ import polars as pl
 import pytest
 
 from slipstream.config import Home
-from slipstream.errors import BadInput, Busy, UsageError
+from slipstream.errors import BadInput, Busy, CorruptArtifact, UsageError
 from slipstream.loop.home_lock import writing_home
 from slipstream.loop.knowledge import add_entities, add_links, build_graph, read_links
 from slipstream.loop.tables import add_file, add_rows, kept_files, read_table_of
 from slipstream.recommend.newcomers import AddedItems
+from slipstream.recommend.release import current_release
 
 
 def test_a_later_row_replaces_an_earlier_one_and_columns_add_up(tmp_path: Path) -> None:
@@ -125,3 +126,63 @@ def test_corrections_win_and_a_later_one_over_an_earlier_one(tmp_path: Path) -> 
     links, unlinked = read_links(home)
     assert links.rows() == [("1", "film:c", 1.0, "manual")]
     assert unlinked.select("item_id", "reason").rows() == [("2", "forbidden by hand")]
+
+
+def test_a_later_catalogue_wins_over_an_earlier_addition(tmp_path: Path) -> None:
+    """Rows that a server took in are laid over once, and a row that names few columns keeps the others."""
+    home = Home(tmp_path)
+    add_rows(home, "items", pl.DataFrame({"item_id": ["1", "2"], "title": ["a", "b"], "price": [1.0, 2.0]}))
+    log = AddedItems(home.catalogue)
+    log.append([{"item_id": "1", "title": "A"}, {"item_id": "3", "price": 3}])
+    log.append([{"item_id": "1", "price": None}])
+
+    def rows() -> list[tuple[object, ...]]:
+        table = read_table_of(home, "items")
+        assert table is not None
+        return table.sort("item_id").rows()
+
+    assert rows() == [("1", "A", None), ("2", "b", 2.0), ("3", None, 3.0)]
+    add_rows(home, "items", pl.DataFrame({"item_id": ["1"], "title": ["later"], "price": [9.0]}))
+    assert rows() == [("1", "later", 9.0), ("2", "b", 2.0), ("3", None, 3.0)]
+    log.append([{"item_id": "1", "title": "latest"}])
+    assert rows()[0] == ("1", "latest", 9.0)
+
+
+def test_a_damaged_table_is_refused_by_name(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    add_rows(home, "items", pl.DataFrame({"item_id": ["1"], "title": ["a"]}))
+    path = home.catalogue / "items.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(CorruptArtifact, match=r"items\.parquet"):
+        read_table_of(home, "items")
+
+
+def test_lists_and_texts_of_one_column_meet(tmp_path: Path) -> None:
+    """A server takes lists, a CSV has texts."""
+    home = Home(tmp_path)
+    AddedItems(home.catalogue).append([{"item_id": "new", "genre": ["a", "c"]}])
+    texts = ["a|b", "b|c", "a|c", "a|b"]
+    add_rows(home, "items", pl.DataFrame({"item_id": list("1234"), "genre": texts}))
+    table = read_table_of(home, "items")
+    assert table is not None
+    assert dict(table.rows()) == {"new": ["a", "c"], **{str(n): t.split("|") for n, t in enumerate(texts, 1)}}
+    AddedItems(home.catalogue).append([{"item_id": "1", "genre": "b"}])
+    table = read_table_of(home, "items")
+    assert table is not None
+    assert dict(table.rows())["1"] == ["b"]
+
+
+def test_damaged_triples_are_refused_by_name(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    path = add_file(home, pl.DataFrame({"head": ["a"], "relation": ["r"], "tail": ["b"]}), "triples")
+    path.write_bytes(path.read_bytes()[:30])
+    with pytest.raises(CorruptArtifact, match=path.name):
+        build_graph(home)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xb5\xff", b"../x", b"a b"])
+def test_a_pointer_that_names_no_release_is_corrupt(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "releases").mkdir()
+    (tmp_path / "releases" / "CURRENT").write_bytes(content)
+    with pytest.raises(CorruptArtifact, match="CURRENT"):
+        current_release(Home(tmp_path))

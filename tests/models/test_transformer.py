@@ -25,6 +25,7 @@ from slipstream.features.items import ItemFeatures  # noqa: E402
 from slipstream.models.deep.transformer import Transformer  # noqa: E402
 from slipstream.models.recommender import Embeds, ExplainsByHistory, FitContext, TrainingData  # noqa: E402
 from slipstream.models.registry import load_model, save_model  # noqa: E402
+from slipstream.models.validation import validation_ndcg  # noqa: E402
 from slipstream.training.transformer_settings import TransformerSettings  # noqa: E402
 
 CYCLE = 12
@@ -76,6 +77,7 @@ def model(world):
         {"output": "cosine"},
         {"ffn": "swiglu"},
         {"residual": "gated"},
+        {"body": "hstu"},
         {"loss": "sampled", "negatives": 64},
         {"loss": "sampled", "negatives": 64, "output": "cosine", "targets": 2},
         {"loss": "gbce", "negatives": 8, "output": "cosine", "epochs": 25},
@@ -183,6 +185,23 @@ def test_validation_keeps_the_best_weights_and_stops_early(world):
     assert "events/s" in notes[-1]
 
 
+def test_averaged_weights_are_what_is_validated_and_released(world):
+    """After one epoch of one step from the same start: average = start + 9/11 of the way to the weights."""
+    data = TrainingData(world.train, holdout_of(world.train))
+    one_step = {"epochs": 1, "batch_tokens": 1024, "dropout": 0.0, "precision": "float32"}
+    start, plain, averaged = (
+        Transformer.fit(data, tiny(**one_step, **more), FitContext(seed=2))
+        for more in ({"lr": 1e-30, "table_lr": 1e-30}, {}, {"ema": 0.99})
+    )
+    assert len({len(m.report.curve) for m in (start, plain, averaged)}) == 1
+    for name, first in start.encoder.weights.items():
+        way = plain.encoder.weights[name] - first
+        np.testing.assert_allclose(averaged.encoder.weights[name], first + 9 / 11 * way, atol=1e-6)
+    score = validation_ndcg(averaged.score, data.validation)
+    assert averaged.report.curve[-1]["validation_ndcg@10"] == pytest.approx(score, abs=1e-6)
+    assert np.abs(plain.encoder.item - start.encoder.item).max() > 1e-3
+
+
 def test_a_diverging_run_stops_with_its_step_and_a_hint(world):
     settings = tiny(lr=1.0, table_lr=1.0, precision="float32", epochs=3)
     huge = with_overrides(settings, {"temperature": 1e-38 * 10, "output": "cosine"})
@@ -233,14 +252,15 @@ def tell(done, total, note):
         print("three epochs are saved", flush=True)
         sys.stdin.read()
 context = FitContext(seed=9, checkpoint={folder!r}, progress=tell)
-Transformer.fit(TrainingData(cycles()), tiny(epochs=6), context)
+Transformer.fit(TrainingData(cycles()), tiny(epochs=6, ema={ema}), context)
 """
 
 
-def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path):
-    data, settings = TrainingData(cycles()), tiny(epochs=6)
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path, ema):
+    data, settings = TrainingData(cycles()), tiny(epochs=6, ema=ema)
     folder = tmp_path / "checkpoint"
-    script = TRAIN.format(tests=str(Path(__file__).parent), folder=str(folder))
+    script = TRAIN.format(tests=str(Path(__file__).parent), folder=str(folder), ema=ema)
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", script], stdin=pipe, stdout=pipe, text=True) as child:
         assert child.stdout is not None

@@ -134,6 +134,16 @@ def test_a_replaced_log_is_read_from_its_start(tmp_path: Path) -> None:
     assert live.now().number("second") == 8
 
 
+def test_what_a_release_already_holds_is_not_laid_over_it_again(tmp_path: Path) -> None:
+    log = AddedItems(tmp_path)
+    log.append([{"item_id": "f0", "title": "Old name"}, {"item_id": "new", "title": "New"}])
+    live = LiveShelf(shelf(), log, folded=log.size())
+    assert live.now().title(0) == "Star"  # the release knows better, or a catalogue after the row
+    assert live.now().title(live.now().number("new")) == "New"  # the release has no number for it
+    log.append([{"item_id": "f0", "title": "Newest"}])
+    assert live.now().title(0) == "Newest"
+
+
 def test_a_refused_append_leaves_nothing_behind(tmp_path: Path) -> None:
     added = AddedItems(tmp_path)
     added.append([{"item_id": "good"}])

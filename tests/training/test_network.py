@@ -39,7 +39,15 @@ def value_of(network):
 
 
 @pytest.mark.parametrize(
-    "body", [{}, {"ffn": "swiglu"}, {"residual": "gated"}, {"cosine": True, "residual": "gated"}]
+    "body",
+    [
+        {},
+        {"ffn": "swiglu"},
+        {"residual": "gated"},
+        {"cosine": True, "residual": "gated"},
+        {"body": "hstu"},
+        {"body": "hstu", "residual": "gated"},
+    ],
 )
 def test_every_gradient_agrees_with_a_finite_difference(body):
     network = network_of(**body)

@@ -48,7 +48,8 @@ class CompiledEncoder(Encoder):
 
     def __init__(self, weights: Mapping[str, Floats], *, ffn: str, cosine: bool, compiled: Kernel) -> None:
         super().__init__(weights, ffn=ffn, cosine=cosine)
-        first = self._blocks[0]
+        self._plain = _transformer_blocks(self)
+        first = self._plain[0]
         inner = int(first.ffn_out_weight.shape[0])
         self._module = compiled.module
         self._pitch = -(-self.window // PADDING) * PADDING
@@ -63,7 +64,7 @@ class CompiledEncoder(Encoder):
     def _flat(self) -> Floats:
         """All weights but the tables, one after another in the order that `_encoder_loop.h` reads."""
         parts = [*self._input_norm, *self._final_norm]
-        for block in self._blocks:
+        for block in self._plain:
             values = (getattr(block, f.name) for f in fields(block) if f.name != "ffn")
             parts += [value for value in values if value is not None]
         return np.concatenate([np.ravel(part) for part in parts]).astype(self._dtype, copy=False)
@@ -166,12 +167,16 @@ def _known(encoder: Encoder) -> bool:
     if encoder.item.dtype not in (np.float32, np.float64) or encoder.ffn not in FFN:
         return False
     wide = [f.name for f in fields(TransformerBlock) if f.default is MISSING]
-    blocks = encoder._blocks
+    blocks = _transformer_blocks(encoder)
     shapes = [[getattr(block, name).shape for name in wide] for block in blocks]
     gated = [block.gate1_weight is not None for block in blocks]
     return (
-        all(type(block) is TransformerBlock for block in blocks)
+        len(blocks) == encoder.layers
         and all(shape == shapes[0] for shape in shapes)
         and len(set(gated)) == 1
         and encoder.dim % encoder.heads == 0
     )
+
+
+def _transformer_blocks(encoder: Encoder) -> list[TransformerBlock]:
+    return [block for block in encoder._blocks if isinstance(block, TransformerBlock)]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.errors import CorruptArtifact
-from slipstream.inference.blocks import Floats, Ring, TransformerBlock, norm, silu, unit
+from slipstream.inference.blocks import Block, Floats, HstuBlock, Ring, TransformerBlock, norm, silu, unit
 
 TOKENS = 8192  # tokens of one batch of whole histories: its working memory stays within tens of MB
 
@@ -71,7 +71,7 @@ class Encoder:
             head = ("time", "in_weight", "in_bias", "out_weight")
             self._request = [weights[f"request.{n}"] for n in head] if "request.time" in weights else None
             count = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("layer."))
-            self._blocks = [TransformerBlock.of(weights, f"layer.{n}.", ffn) for n in range(count)]
+            self._blocks = [_block(weights, f"layer.{n}.", ffn) for n in range(count)]
         except (KeyError, ValueError) as error:
             raise CorruptArtifact(f"encoder weights are incomplete: {error}") from error
         self.cosine = cosine
@@ -242,3 +242,10 @@ class Encoder:
         for number, block in enumerate(self._blocks):
             x = block.step(x, keys[:, number], values[:, number], ring)
         return self._output(x)
+
+
+def _block(weights: Mapping[str, Floats], prefix: str, ffn: str) -> Block:
+    """The kind of block is read off the names of its weights."""
+    if f"{prefix}qkvu_weight" in weights:
+        return HstuBlock.of(weights, prefix)
+    return TransformerBlock.of(weights, prefix, ffn)

@@ -84,7 +84,7 @@ def run_demo(space: Workspace, data: str = "ml-100k", budget: str = "full") -> S
     public = _collect(space, data)
     _prepare(space)
     _train(space, chosen)
-    _evaluate(space, chosen)
+    _evaluate(space, data, chosen)
     released = space.release(SERVED, pipeline=PipelineSettings(verbs={RATING: "watched", CLICK: "looked at"}))
     shown = _recommend(space, public, released)
     say.heading("7 · release")
@@ -147,7 +147,7 @@ def _own(overrides: Mapping[str, Any], model: str) -> dict[str, Any]:
     return {key: value for key, value in overrides.items() if key.startswith(f"{model}.")}
 
 
-def _evaluate(space: Workspace, budget: Budget) -> None:
+def _evaluate(space: Workspace, data: str, budget: Budget) -> None:
     say = space.narrator
     say.heading("5 · evaluate")
     found = space.evaluate(
@@ -158,6 +158,8 @@ def _evaluate(space: Workspace, budget: Budget) -> None:
         features_off=("bilinear",) if budget.features_shown else (),
     )
     tell_suite(found, say, all_metrics())
+    if data == "ml-1m":
+        say.line("this source names people and films in its own way: so are the hashes of its targets")
     page = space.home.reports / "evaluation.html"
     write_report(page, found.trials, failures=found.failures, title="The demo's models side by side")
     say.line(f"tables, intervals and learning curves as a page: {page}")
@@ -198,7 +200,15 @@ def _taste(space: Workspace, user_id: str) -> list[str]:
     if items is None:
         return []
     query = queries_of(snapshot, np.array([snapshot.users.number(user_id)]))
-    return [name for name, _ in strongest(taste_profile(query, items)[0], items.names)]
+    return [_readable(name) for name, _ in strongest(taste_profile(query, items)[0], items.names)]
+
+
+def _readable(name: str) -> str:
+    """`release_year=1990s` and `title~star` in words."""
+    if "~" in name and "=" not in name:
+        return "{} with the word {}".format(*name.replace("_", " ").split("~", 1))
+    column, _, value = name.partition("=")
+    return f"{column.replace('_', ' ')} {value}"
 
 
 def _moved(old: int | None, new: int) -> str:

@@ -21,7 +21,7 @@ from slipstream.graph.construction import Facts, build, catalogue_facts, triple_
 from slipstream.graph.knowledge_graph import KnowledgeGraph
 from slipstream.graph.linked_graph import LinkedGraph, join
 from slipstream.graph.linking import Links, candidates_of, link
-from slipstream.loop.tables import add_file, kept_files, read_table_of, write_parquet
+from slipstream.loop.tables import add_file, kept_files, read_kept, read_table_of, write_parquet
 
 KIND = "home-graph"
 MADE_BY = "give the home a catalogue or triples, then run `slipstream prepare`"
@@ -98,7 +98,7 @@ _BY_HAND = "by-hand.parquet"
 
 def _links_by_hand(home: Home) -> pl.DataFrame | None:
     path = home.triples / _BY_HAND
-    return pl.read_parquet(path) if path.exists() else None
+    return read_kept(path) if path.exists() else None
 
 
 def add_entities(home: Home, frame: pl.DataFrame, id_column: str, kind: str) -> int:
@@ -116,7 +116,7 @@ def add_entities(home: Home, frame: pl.DataFrame, id_column: str, kind: str) -> 
 def build_graph(home: Home, progress: Progress = silent) -> GraphReport | None:
     """Build the graph of everything the home holds and write it; None if the home holds nothing for one."""
     items, users = read_table_of(home, "items"), read_table_of(home, "users")
-    tables = {path: pl.read_parquet(path) for path in kept_files(home, "entities.*")}
+    tables = {path: read_kept(path) for path in kept_files(home, "entities.*")}
     others = _other_facts(home, tables)
     facts = [] if items is None else [catalogue_facts(items, "item_id", source="items")]
     if users is not None:
@@ -139,7 +139,7 @@ def build_graph(home: Home, progress: Progress = silent) -> GraphReport | None:
 
 
 def _other_facts(home: Home, tables: Mapping[Any, pl.DataFrame]) -> list[Facts]:
-    facts = [triple_facts(pl.read_parquet(p), source=p.name) for p in kept_files(home, "triples")]
+    facts = [triple_facts(read_kept(p), source=p.name) for p in kept_files(home, "triples")]
     for path, table in tables.items():
         kind = path.name.split(".")[1].rsplit("-", 1)[0]
         facts.append(catalogue_facts(table, "entity_id", type=kind, source=path.name))
@@ -153,7 +153,7 @@ def _links(
     others: list[Facts],
     progress: Progress,
 ) -> Links:
-    given = [pl.read_parquet(path) for path in kept_files(home, "links")]
+    given = [read_kept(path) for path in kept_files(home, "links")]
     named = [_candidates(table) for table in tables.values()]
     triples = [f for f in others if f.source.startswith("triples-")]
     if triples:

@@ -18,6 +18,7 @@ from slipstream.loop.knowledge import open_graph
 from slipstream.loop.learning import train, trained_model, trained_models
 from slipstream.loop.narrator import Narrator
 from slipstream.loop.tables import read_table_of
+from slipstream.recommend.newcomers import AddedItems
 from slipstream.recommend.pipeline import Pipeline
 from slipstream.recommend.release import (
     Named,
@@ -80,7 +81,7 @@ def make_release(
     given = name or release_name(created_us)
     if any(listed.name == given for listed in list_releases(home)):
         raise UsageError(f"there is a release {given!r} already", hint="give another --name, or none")
-    forgotten = _forgettings(home)
+    forgotten, added_bytes = _forgettings(home), AddedItems(home.catalogue).size()
     path = write_release(
         home.releases,
         given,
@@ -95,6 +96,7 @@ def make_release(
         settings=pipeline or PipelineSettings(),
         created_us=created_us,
         forgotten=forgotten,
+        added_bytes=added_bytes,
     )
     if go_live:
         promote(home.releases, given)

@@ -15,8 +15,11 @@ from typing import Any, Literal
 import polars as pl
 
 from slipstream.config import Home
-from slipstream.errors import BadInput
+from slipstream.errors import BadInput, CorruptArtifact
+from slipstream.graph.columns import find_separator
 from slipstream.recommend.newcomers import AddedItems
+
+FOLDED = "added_bytes"  # of the log of added items, that a table already holds
 
 Of = Literal["items", "users"]
 ID_COLUMNS: dict[Of, tuple[str, ...]] = {
@@ -64,25 +67,65 @@ def table_path(home: Home, of: Of) -> Path:
 def read_table_of(home: Home, of: Of) -> pl.DataFrame | None:
     """The table with its id column as text, or None if nothing was added yet.
 
-    Items that a running server took in (`added.jsonl`) are laid over, so the next release holds them.
+    Items that a running server took in (`added.jsonl`) are laid over, so the next release holds them; those
+    that were there when the table was written are in it already.
     """
     path = table_path(home, of)
-    table = pl.read_parquet(path) if path.exists() else None
-    added = AddedItems(home.catalogue).read()[0] if of == "items" else []
+    table, folded = None, 0
+    if path.exists():
+        table = read_kept(path)
+        folded = int(pl.read_parquet_metadata(path).get(FOLDED, "0"))
+    log = AddedItems(home.catalogue)
+    added = log.read(folded if folded <= log.size() else 0)[0] if of == "items" else []
     return table if not added else _overlaid(table, added)
 
 
+def read_kept(path: Path) -> pl.DataFrame:
+    """A table that was written here. Raises CorruptArtifact by name if it cannot be read."""
+    try:
+        return pl.read_parquet(path)
+    except pl.exceptions.PolarsError as error:
+        hint = "put a copy of it back, or remove it and add its source again"
+        raise CorruptArtifact(f"{path} was changed after it was written", hint=hint) from error
+
+
 def _overlaid(table: pl.DataFrame | None, rows: list[dict[str, Any]]) -> pl.DataFrame:
-    """The table with rows of JSON replaced or added; values take the type of their column."""
-    latest = list({row["item_id"]: row for row in rows}.values())
+    """The table with rows of JSON laid over: a column that a row names is replaced, the others stay.
+
+    Values take the type of their column.
+    """
+    named = pl.Series("named", [row["item_id"] for row in rows], pl.String).implode()
+    known = [] if table is None else table.filter(pl.col("item_id").is_in(named)).to_dicts()
+    whole: dict[str, dict[str, Any]] = {row["item_id"]: row for row in known}
+    for row in rows:
+        whole[row["item_id"]] = {**whole.get(row["item_id"], {}), **row}
+    latest = list(whole.values())
     names = list(dict.fromkeys(name for row in latest for name in row))
     schema = {} if table is None else dict(table.schema)
     columns = {n: _column_of([row.get(n) for row in latest], schema.get(n)) for n in names}
     fresh = pl.DataFrame(columns)
     if table is None:
         return fresh
-    merged = pl.concat([table, fresh], how="diagonal_relaxed")
-    return merged.unique("item_id", keep="last", maintain_order=True)
+    return _stacked(table, fresh, "item_id")
+
+
+def _stacked(old: pl.DataFrame, new: pl.DataFrame, name: str) -> pl.DataFrame:
+    """One table of both, the last row of each id; a column that is a list in one is a list of texts in it."""
+    both = [old, new]
+    for column in set(old.columns) & set(new.columns):
+        if any(isinstance(frame.schema[column], pl.List) for frame in both):
+            both = [frame.with_columns(_as_list(frame[column])) for frame in both]
+    return pl.concat(both, how="diagonal_relaxed").unique(name, keep="last", maintain_order=True)
+
+
+def _as_list(series: pl.Series) -> pl.Series:
+    if isinstance(series.dtype, pl.List):
+        return series.cast(pl.List(pl.String))
+    texts = series.cast(pl.String)
+    separator = find_separator(texts.drop_nulls())
+    if separator:
+        return texts.str.split(separator)
+    return pl.Series(series.name, [None if text is None else [text] for text in texts], pl.List(pl.String))
 
 
 def _column_of(values: list[Any], wanted: pl.DataType | None) -> pl.Series:
@@ -112,11 +155,11 @@ def add_rows(
         raise BadInput(
             f"no row has an id in column {chosen!r}", hint=f"name the column: --id, of {rows.columns}"
         )
+    folded = AddedItems(home.catalogue).size()
     old = read_table_of(home, of)
     known = 0 if old is None else int(good[name].unique().is_in(old[name].implode()).sum())
-    merged = good if old is None else pl.concat([old, good], how="diagonal_relaxed")
-    merged = merged.unique(name, keep="last", maintain_order=True)
-    write_parquet(merged, table_path(home, of))
+    merged = good.unique(name, keep="last", maintain_order=True) if old is None else _stacked(old, good, name)
+    write_parquet(merged, table_path(home, of), {FOLDED: str(folded)})
     distinct = good[name].n_unique()
     return TableReport(
         of,
@@ -159,11 +202,14 @@ def _id_column(rows: pl.DataFrame, of: Of, given: str | None) -> str:
     )
 
 
-def write_parquet(frame: pl.DataFrame, path: Path) -> None:
+def write_parquet(frame: pl.DataFrame, path: Path, notes: dict[str, str] | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.writing-{os.getpid()}")
-    frame.write_parquet(beside)
-    beside.replace(path)
+    try:
+        frame.write_parquet(beside, metadata=notes)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)  # there only where the disk was full
 
 
 def add_file(home: Home, frame: pl.DataFrame, kind: str) -> Path:

@@ -70,12 +70,12 @@ class AddedItems:
         except FileNotFoundError:
             return 0
 
-    def read(self, start: int = 0) -> tuple[list[dict[str, Any]], int]:
+    def read(self, start: int = 0, stop: int | None = None) -> tuple[list[dict[str, Any]], int]:
         """Rows from byte `start` on, and where to go on. Half a line at the end is left for later."""
         try:
             with self.path.open("rb") as stream:
                 stream.seek(start)
-                text = stream.read()
+                text = stream.read() if stop is None else stream.read(stop - start)
         except FileNotFoundError:
             return [], 0
         whole = text[: text.rfind(b"\n") + 1]
@@ -207,12 +207,17 @@ class Shelf:
         likeness[number] = -1.0
         return likeness
 
-    def with_rows(self, rows: Sequence[Mapping[str, Any]]) -> Shelf:
-        """This shelf with rows laid over: values of known items replaced, new items put at the end."""
+    def with_rows(self, rows: Sequence[Mapping[str, Any]], *, only_new: bool = False) -> Shelf:
+        """This shelf with rows laid over: values of known items replaced, new items put at the end.
+
+        only_new: leave the known items as they are.
+        """
         changed, titles = dict(self.changed), dict(self.titles)
         fresh = {new.item_id: new for new in self.newcomers}
         for row in rows:
             number = self.items.number(row["item_id"])
+            if number >= 0 and only_new:
+                continue
             if number >= 0:
                 changed[number] = {**changed.get(number, {}), **self._columns_of(row)}
                 if title := title_of(row):
@@ -258,8 +263,10 @@ def _overlap(mine: set[tuple[str, str]], attributes: Mapping[str, tuple[str, ...
 class LiveShelf:
     """The shelf of a release that follows the log: a row that any process added is in the next look."""
 
-    def __init__(self, shelf: Shelf, added: AddedItems | None) -> None:
-        self._released, self._shelf, self._added = shelf, shelf, added
+    def __init__(self, shelf: Shelf, added: AddedItems | None, folded: int = 0) -> None:
+        """folded: bytes of the log that were there when the release was made. The release's own items hold
+        what those rows said, or what a later catalogue said."""
+        self._released, self._shelf, self._added, self._folded = shelf, shelf, added, folded
         self._read = 0
         self._lock = threading.Lock()
 
@@ -268,8 +275,11 @@ class LiveShelf:
         if self._added is None or self._added.size() == self._read:
             return self._shelf
         with self._lock:
-            if self._added.size() < self._read:  # somebody put another log in its place
-                self._shelf, self._read = self._released, 0
+            if self._added.size() < max(self._read, self._folded):  # somebody put another log in its place
+                self._shelf, self._read, self._folded = self._released, 0, 0
+            if self._read < self._folded:
+                older, self._read = self._added.read(self._read, self._folded)
+                self._shelf = self._shelf.with_rows(older, only_new=True)
             rows, self._read = self._added.read(self._read)
             if rows:
                 self._shelf = self._shelf.with_rows(rows)

@@ -80,7 +80,7 @@ class Pipeline:
             added, rules = added or AddedItems(home.catalogue), rules or read_rules(home.root, release.rules)
         self.release = release
         self.rules = rules or release.rules
-        self._shelf = LiveShelf(release.shelf, added)
+        self._shelf = LiveShelf(release.shelf, added, int(release.meta.get("added_bytes", 0)))
         self._users = LiveUsers(
             store,
             release.items,

@@ -40,7 +40,7 @@ from slipstream.config import Home, Settings
 from slipstream.dataset.queries import queries_of, query_of
 from slipstream.dataset.snapshot import Snapshot
 from slipstream.dataset.vocabulary import Vocabulary
-from slipstream.errors import NotThere, UsageError
+from slipstream.errors import CorruptArtifact, NotThere, UsageError
 from slipstream.graph.linked_graph import LinkedGraph
 from slipstream.models.recommender import (
     Embeds,
@@ -252,13 +252,14 @@ def write_release(
     settings: PipelineSettings | None = None,
     created_us: int | None = None,
     forgotten: int = 0,
+    added_bytes: int = 0,
 ) -> Path:
     """Write the release `folder/name` and give its path. It is not live before `promote`.
 
     snapshot: what the models were trained on. items: catalogue rows with `item_id`. graph: its labels go in,
-    its edges are the path reasoner's own. forgotten: how many people had been forgotten by then. Appears all
-    at once; its price (bytes, p50 of an answer in milliseconds) is measured on the written files before it
-    does.
+    its edges are the path reasoner's own. forgotten: how many people had been forgotten by then.
+    added_bytes: of the log of added items, that are in `items`. Appears all at once; its price (bytes, p50 of
+    an answer in milliseconds) is measured on the written files before it does.
     """
     _check_name(name)
     settings, rules = settings or PipelineSettings(), rules or Rules()
@@ -271,6 +272,7 @@ def write_release(
         "items": len(snapshot.items),
         "events": snapshot.event_count,
         "forgotten": forgotten,
+        "added_bytes": added_bytes,
     }
     with writing(folder / name, KIND, meta) as writer:
         snapshot.items.write(writer, "items")
@@ -354,9 +356,11 @@ def current_release(home: Home) -> Path:
     pointer = home.releases / CURRENT
     try:
         name = pointer.read_text().strip()
+        _check_name(name)
     except FileNotFoundError as error:
         raise NotThere(f"{home.root} has no live release", hint=MADE_BY) from error
-    _check_name(name)
+    except (UnicodeDecodeError, UsageError) as error:
+        raise CorruptArtifact(f"{pointer} names no release", hint="run `slipstream promote NAME`") from error
     return home.releases / name
 
 
@@ -375,7 +379,7 @@ def list_releases(home: Home) -> list[Listed]:
     """All releases of a home, the newest first. One that cannot be read is left out: `open` says why."""
     try:
         live = current_release(home).name
-    except NotThere:
+    except (NotThere, CorruptArtifact):
         live = ""
     found = []
     for manifest in home.releases.glob(f"*/{MANIFEST}"):

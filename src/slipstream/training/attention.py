@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import silu
 
 from slipstream.training.dropout import MaskPool
 
@@ -74,21 +75,69 @@ class _BandedAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         query, key, value, shares = ctx.saved_tensors
-        band, heads, mask = ctx.band, ctx.heads, ctx.mask
-        upstream = _to_blocks(gradient, heads, band)
-        dropped = shares if mask is None else shares * mask
-        d_value = torch.bmm(dropped.transpose(1, 2), upstream)
-        d_shares = torch.bmm(upstream, value.transpose(1, 2))
-        if mask is not None:
-            d_shares.mul_(mask)
+        d_shares, d_value = _by_shares(ctx, gradient, shares, value)
         d_logits = torch.ops.aten._softmax_backward_data(d_shares, shares, -1, shares.dtype)
-        d_age = d_logits.view(-1, heads, band.block * band.span).sum(0, dtype=torch.float32)
-        d_bias = torch.zeros(heads, band.width, dtype=torch.float32, device=gradient.device)
-        d_bias.index_add_(1, band.age.reshape(-1), d_age)
-        d_query = torch.bmm(d_logits, key).mul_(ctx.scale)
-        d_key = torch.bmm(d_logits.transpose(1, 2), query).mul_(ctx.scale)
-        parts = [_to_rows(d_query, heads, band), _fold(d_key, heads, band), _fold(d_value, heads, band)]
-        return torch.cat(parts, 1), d_bias, None, None
+        return *_by_inputs(ctx, d_logits, d_value, query, key), None, None
+
+
+def pointwise_attention(qkv: Tensor, bias: Tensor, band: Band, pool: MaskPool) -> Tensor:
+    """The attention of HSTU over the same band: shares are silu(q · k + bias) / (number of visible tokens).
+
+    Zhai et al. 2024 (HSTU), eq. 2, which divides by a constant; the own visible count is as local to the row,
+    so a state can still be advanced exactly, and a short history is not damped. Shapes as `banded_attention`.
+    """
+    result: Tensor = _PointwiseAttention.apply(qkv, bias, band, pool)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _PointwiseAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, bias: Tensor, band: Band, pool: MaskPool) -> Tensor:
+        heads = bias.shape[0]
+        query, key, value = _split(qkv, heads, band)
+        logits = torch.bmm(query, key.transpose(1, 2)).view(-1, heads, band.block, band.span)
+        by_age = bias.to(logits.dtype).index_select(1, band.age.reshape(-1))
+        logits.add_(by_age.view(heads, band.block, band.span)).add_(band.blocked)
+        visible = (band.blocked == 0).sum(-1, keepdim=True).to(logits.dtype)
+        shares = silu(logits).div_(visible).view(-1, band.block, band.span)
+        mask = pool.mask(shares.shape) if pool.rate > 0 else None
+        mixed = torch.bmm(shares if mask is None else shares * mask, value)
+        ctx.band, ctx.scale, ctx.heads, ctx.mask = band, 1.0, heads, mask
+        ctx.save_for_backward(query, key, value, shares, logits, visible)
+        return _to_rows(mixed, heads, band)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        query, key, value, shares, logits, visible = ctx.saved_tensors
+        d_shares, d_value = _by_shares(ctx, gradient, shares, value)
+        d_shares = d_shares.view(logits.shape).div_(visible)
+        d_logits = torch.ops.aten.silu_backward(d_shares, logits).flatten(0, 1)
+        return *_by_inputs(ctx, d_logits, d_value, query, key), None, None
+
+
+def _by_shares(ctx: Any, gradient: Tensor, shares: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients by the shares and by the values."""
+    upstream = _to_blocks(gradient, ctx.heads, ctx.band)
+    dropped = shares if ctx.mask is None else shares * ctx.mask
+    d_value = torch.bmm(dropped.transpose(1, 2), upstream)
+    d_shares = torch.bmm(upstream, value.transpose(1, 2))
+    if ctx.mask is not None:
+        d_shares.mul_(ctx.mask)
+    return d_shares, d_value
+
+
+def _by_inputs(
+    ctx: Any, d_logits: Tensor, d_value: Tensor, query: Tensor, key: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradients by qkv and by the bias."""
+    band, heads = ctx.band, ctx.heads
+    d_age = d_logits.view(-1, heads, band.block * band.span).sum(0, dtype=torch.float32)
+    d_bias = torch.zeros(heads, band.width, dtype=torch.float32, device=d_logits.device)
+    d_bias.index_add_(1, band.age.reshape(-1), d_age)
+    d_query = torch.bmm(d_logits, key).mul_(ctx.scale)
+    d_key = torch.bmm(d_logits.transpose(1, 2), query).mul_(ctx.scale)
+    parts = [_to_rows(d_query, heads, band), _fold(d_key, heads, band), _fold(d_value, heads, band)]
+    return torch.cat(parts, 1), d_bias
 
 
 def _split(qkv: Tensor, heads: int, band: Band) -> tuple[Tensor, Tensor, Tensor]:

@@ -47,6 +47,7 @@ class FitPlan:
     table_lr: float
     weight_decay: float = 0.0
     clip: float = 1.0
+    ema: float = 0.0  # decay per step of the averaged weights; 0: none are kept
     warmup: float = 0.0  # epochs
     patience: int = 0  # validations without a better value before it stops; 0: never
     validate_every: int = 1
@@ -56,7 +57,7 @@ class FitPlan:
 
 @dataclass
 class FitOutcome:
-    """weights: the best by validation (the last without one)."""
+    """weights: the best by validation (the last without one); with ema, the averaged ones of that time."""
 
     weights: Weights
     curve: list[dict[str, float]] = field(default_factory=list)
@@ -106,7 +107,7 @@ class _Run:
         self.task, self.plan, self.validate, self.progress = task, plan, validate, progress
         named = {n: p for n, p in task.network.named_parameters() if p.requires_grad}
         self.names: dict[Tensor, str] = {p: n for n, p in named.items()}
-        self.parameters = list(named.values())
+        self.parameters: list[Tensor] = list(named.values())
         tables = [p for n, p in named.items() if n in ("item", "feature")]
         others = [p for n, p in named.items() if n not in ("item", "feature")]
         groups = [{"params": tables, "scale": plan.table_lr}, {"params": others, "scale": plan.lr}]
@@ -119,6 +120,7 @@ class _Run:
         self.stale = 0
         self.cpu_s = 0.0
         self.best: dict[str, Tensor] = {}
+        self.average = [p.detach().clone() for p in self.parameters] if plan.ema else []
         self.result = FitOutcome({})
         self.finished = plan.epochs == 0
 
@@ -131,7 +133,8 @@ class _Run:
         row["events_per_s"] = round(tokens / max(time.perf_counter() - begun, 1e-9), 1)
         last = self.epoch == self.plan.epochs
         if self.validate is not None and self._is_due(last):
-            value = self.validate(self.task.network.weights())
+            with self._averaged():
+                value = self.validate(self.task.network.weights())
             row["validation_ndcg@10"] = value
             self._judge(value)
         elif self.validate is None and last:
@@ -182,7 +185,32 @@ class _Run:
                 hint="lower lr, or set precision=float32",
             )
         self.optimizer.step()
+        self._follow()
         return loss
+
+    def _follow(self) -> None:
+        """average += (1 - decay) · (weights - average); faster at first, to forget the start soon."""
+        if self.average:
+            decay = min(self.plan.ema, (1 + self.step) / (10 + self.step))
+            with torch.no_grad():
+                torch._foreach_lerp_(self.average, self.parameters, 1 - decay)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The network with the averaged weights, where there are any."""
+        if not self.average:
+            yield
+            return
+        own = [p.detach().clone() for p in self.parameters]
+        self._put(self.average)
+        try:
+            yield
+        finally:
+            self._put(own)
+
+    def _put(self, values: list[Tensor]) -> None:
+        with torch.no_grad():
+            torch._foreach_copy_(self.parameters, values)
 
     def _set_rate(self, done: float) -> None:
         """`done` in epochs."""
@@ -204,7 +232,8 @@ class _Run:
             self.finished = True
 
     def _keep(self) -> None:
-        self.best = {name: parameter.detach().clone() for parameter, name in self.names.items()}
+        kept = self.average or self.parameters
+        self.best = {n: p.detach().clone() for n, p in zip(self.names.values(), kept, strict=True)}
         self.result.best_epoch = self.epoch
 
     def _tell(self, row: dict[str, float], begun: float) -> None:
@@ -220,6 +249,8 @@ class _Run:
     def state(self) -> Checkpoint:
         tensors = {f"parameter/{name}": p for p, name in self.names.items()}
         tensors |= {f"best/{name}": value for name, value in self.best.items()}
+        average = zip(self.names.values(), self.average, strict=False)
+        tensors |= {f"average/{name}": value for name, value in average}
         tensors |= optimizer_tensors(self.optimizer, self.names)
         r = self.result
         about: dict[str, Any] = {
@@ -230,9 +261,10 @@ class _Run:
         return Checkpoint(tensors, about)
 
     def restore(self, found: Checkpoint) -> None:
-        with torch.no_grad():
-            for parameter, name in self.names.items():
-                parameter.copy_(found.tensors[f"parameter/{name}"])
+        self._put([found.tensors[f"parameter/{name}"] for name in self.names.values()])
+        device = self.parameters[0].device
+        if self.average:
+            self.average = [found.tensors[f"average/{name}"].to(device) for name in self.names.values()]
         self.best = {n.removeprefix("best/"): t for n, t in found.tensors.items() if n.startswith("best/")}
         restore_optimizer(self.optimizer, self.names, found.tensors)
         about, r = found.about, self.result
@@ -242,9 +274,7 @@ class _Run:
         r.best_value = -math.inf if about["best_value"] is None else about["best_value"]
 
     def outcome(self) -> FitOutcome:
-        with torch.no_grad():
-            for parameter, name in self.names.items():
-                if name in self.best:
-                    parameter.copy_(self.best[name])
+        if self.best:
+            self._put([self.best[name] for name in self.names.values()])
         self.result.weights = self.task.network.weights()
         return self.result

@@ -108,6 +108,7 @@ def _shape(interactions: Interactions, settings: TransformerSettings, known: int
         ffn=settings.ffn,
         ffn_dim=settings.ffn_dim,
         residual=settings.residual,
+        body=settings.body,
         gap_bins=GAP_BINS if has_clock else 0,
         relative_bias=interactions.ordered,
         cosine=settings.output == "cosine",
@@ -161,6 +162,7 @@ def _course(settings: TransformerSettings, threads: int) -> FitPlan:
         table_lr=settings.table_lr,
         weight_decay=settings.weight_decay,
         clip=settings.clip,
+        ema=settings.ema,
         warmup=settings.warmup,
         patience=settings.patience,
         validate_every=settings.validate_every,
@@ -196,8 +198,12 @@ def _check_memory(shape: NetworkShape, settings: TransformerSettings) -> None:
     """Refuse before the start what would be killed in the middle. An estimate, on the generous side."""
     table = shape.items * shape.dim
     gates = 2 * shape.dim if shape.residual == "gated" else 0
-    body = shape.layers * shape.dim * (4 * shape.dim + 3 * shape.hidden + gates)
-    state = 4 * 6 * (table + body)  # float32: weights, best weights, gradient, two moments, one in flight
+    wide = 5 * shape.dim if shape.body == "hstu" else 4 * shape.dim + 3 * shape.hidden
+    body = shape.layers * shape.dim * (wide + gates)
+    copies = 6 + 2 * bool(
+        settings.ema
+    )  # weights, best, gradient, two moments, one in flight; averages, aside
+    state = 4 * copies * (table + body)
     per_token = shape.layers * (12 * shape.dim + 4 * shape.hidden + 8 * shape.heads * shape.window)
     needed = state + 4 * (per_token * settings.batch_tokens + table * settings.shards)
     free = _free_bytes()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, embedding_bag, gelu, layer_norm, normalize, silu
 
-from slipstream.training.attention import Band, band_of, banded_attention
+from slipstream.training.attention import Band, band_of, banded_attention, pointwise_attention
 from slipstream.training.dropout import MaskPool
 from slipstream.training.losses import unit_rows
 
@@ -41,6 +41,7 @@ class NetworkShape:
     query_time: bool = False  # the head may know when the answer is wanted; needs gap_bins
     features: int = 0  # columns of the item features; 0: none
     residual: Literal["plain", "gated"] = "plain"
+    body: Literal["transformer", "hstu"] = "transformer"
 
     @property
     def hidden(self) -> int:
@@ -169,6 +170,43 @@ class Layer(nn.Module):
         return x + (opening(x, self.gate2_weight, self.gate2_bias, dtype) * branch if self.gated else branch)
 
 
+class HstuLayer(nn.Module):
+    """x + out(norm(attention(q, k, v)) · u) with q, k, v, u = silu(x W + b): one sublayer, no feed-forward.
+
+    Zhai et al. 2024 (HSTU), eqs. 1-3. Differs: the band, the age bias and the count that attention divides
+    by (see `pointwise_attention`), and no bias by time between tokens: the gap to the event before is in x.
+    """
+
+    def __init__(self, shape: NetworkShape) -> None:
+        super().__init__()
+        dim = shape.dim
+        self.norm1_weight = nn.Parameter(torch.ones(dim))
+        self.norm1_bias = nn.Parameter(torch.zeros(dim))
+        self.qkvu_weight = nn.Parameter(torch.empty(dim, 4 * dim))
+        self.qkvu_bias = nn.Parameter(torch.zeros(4 * dim))
+        self.relative_bias = nn.Parameter(
+            torch.zeros(shape.heads, shape.window), requires_grad=shape.relative_bias
+        )
+        self.norm2_weight = nn.Parameter(torch.ones(dim))
+        self.norm2_bias = nn.Parameter(torch.zeros(dim))
+        self.out_weight = nn.Parameter(torch.empty(dim, dim))
+        self.out_bias = nn.Parameter(torch.zeros(dim))
+        self.gated = shape.residual == "gated"
+        if self.gated:
+            self.gate1_weight = nn.Parameter(torch.empty(dim, dim))
+            self.gate1_bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor, band: Band, dropout: Dropout, dtype: torch.dtype) -> Tensor:
+        size = x.shape[-1:]
+        h = layer_norm(x, size, self.norm1_weight, self.norm1_bias, EPSILON).to(dtype)
+        h = silu(torch.addmm(self.qkvu_bias.to(dtype), h, self.qkvu_weight.to(dtype)))
+        qkv, u = h[:, : 3 * size[0]], h[:, 3 * size[0] :]
+        mixed = pointwise_attention(qkv, self.relative_bias, band, dropout.attention).to(x.dtype)
+        h = layer_norm(mixed, size, self.norm2_weight, self.norm2_bias, EPSILON).to(dtype) * u
+        branch = dropout.body(torch.addmm(self.out_bias.to(dtype), h, self.out_weight.to(dtype)))
+        return x + (opening(x, self.gate1_weight, self.gate1_bias, dtype) * branch if self.gated else branch)
+
+
 def opening(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.sigmoid(torch.addmm(bias.to(dtype), x.to(dtype), weight.to(dtype)))
 
@@ -193,7 +231,8 @@ class TransformerNetwork(nn.Module):
         self.request = RequestHead(shape) if shape.query_time else None
         self.input_norm_weight = nn.Parameter(torch.ones(shape.dim))
         self.input_norm_bias = nn.Parameter(torch.zeros(shape.dim))
-        self.layer = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
+        layer = HstuLayer if shape.body == "hstu" else Layer
+        self.layer = nn.ModuleList(layer(shape) for _ in range(shape.layers))
         self.final_norm_weight = nn.Parameter(torch.ones(shape.dim))
         self.final_norm_bias = nn.Parameter(torch.zeros(shape.dim))
         stream = torch.Generator().manual_seed(seed)

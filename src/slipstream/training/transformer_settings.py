@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from slipstream.config import OneOf, Range, Settings, Space, fingerprint_of
 
-ADDED = ("residual", "calibration", "neighbour_share", "neighbours")
+ADDED = ("body", "residual", "calibration", "ema", "neighbour_share", "neighbours")
 """Settings younger than the first saved models. At their defaults they change no number, so they stay out of
 the fingerprint: checkpoints and models from before keep theirs."""
 
@@ -38,6 +38,9 @@ class TransformerSettings(Settings):
     # SiLU is GELU's shape at a third of its cost here: torch's tanh form takes 4 ns an element in both passes
     ffn: Literal["silu", "gelu", "swiglu"] = "silu"
     ffn_dim: int = Field(default=0, ge=0, le=8192, description="0: four times dim")
+    body: Literal["transformer", "hstu"] = Field(
+        default="transformer", description="hstu: pointwise attention with gates, no feed-forward"
+    )
     residual: Literal["plain", "gated"] = Field(
         default="plain", description="gated: each branch times sigmoid(gate(x)), for deep stacks"
     )
@@ -79,6 +82,9 @@ class TransformerSettings(Settings):
     table_lr: float = Field(default=1e-3, gt=0, le=1)
     weight_decay: float = Field(default=0.0, ge=0, le=1)
     clip: float = Field(default=1.0, gt=0)
+    ema: float = Field(
+        default=0.0, ge=0, lt=1, description="decay of averaged weights, which are then used; 0: off"
+    )
     warmup: float = Field(default=0.0, ge=0, description="epochs")
     patience: int = Field(
         default=8, ge=0, description="validations without a better value; 0: never stop early"
