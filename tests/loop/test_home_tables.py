@@ -10,7 +10,7 @@ import pytest
 from slipstream.config import Home
 from slipstream.errors import BadInput, Busy, CorruptArtifact, UsageError
 from slipstream.loop.home_lock import writing_home
-from slipstream.loop.knowledge import add_entities, add_links, build_graph, read_links
+from slipstream.loop.knowledge import add_entities, build_graph
 from slipstream.loop.tables import add_file, add_rows, kept_files, read_table_of
 from slipstream.recommend.newcomers import AddedItems
 from slipstream.recommend.release import current_release
@@ -108,24 +108,6 @@ def test_items_of_a_server_alone_are_a_catalogue(tmp_path: Path) -> None:
     table = read_table_of(Home(tmp_path), "items")
     assert table is not None
     assert table.rows() == [("1", ["a"]), ("2", None)]
-
-
-def test_corrections_win_and_a_later_one_over_an_earlier_one(tmp_path: Path) -> None:
-    home = Home(tmp_path)
-    add_rows(
-        home, "items", pl.DataFrame({"item_id": ["1", "2"], "title": ["Alien (1979)", "Solaris (1972)"]})
-    )
-    films = pl.DataFrame(
-        {"id": ["a", "b", "c"], "title": ["Alien", "Solaris", "Other"], "year": [1979, 1972, 1990]}
-    )
-    add_entities(home, films, "id", "film")
-    add_links(home, pl.DataFrame({"item_id": ["1"], "entity_id": ["film:b"]}))
-    add_links(home, pl.DataFrame({"item_id": ["1", "2"], "entity_id": ["film:a", "film:b"]}), by_hand=True)
-    add_links(home, pl.DataFrame({"item_id": ["1", "2"], "entity_id": ["film:c", None]}), by_hand=True)
-    build_graph(home)
-    links, unlinked = read_links(home)
-    assert links.rows() == [("1", "film:c", 1.0, "manual")]
-    assert unlinked.select("item_id", "reason").rows() == [("2", "forbidden by hand")]
 
 
 def test_a_later_catalogue_wins_over_an_earlier_addition(tmp_path: Path) -> None:

@@ -20,23 +20,30 @@ def register(app: typer.Typer) -> None:
 
 @graph.command()
 def add(
-    file: Annotated[Path, typer.Argument(help="TSV, CSV or Parquet.")],
+    file: Annotated[Path, typer.Argument(help="TSV, CSV, Parquet, .kg, .nt or .ttl.")],
     home: HomeOption = None,
     of: Annotated[
-        Literal["triples", "links", "corrections", "entities"],
+        Literal["triples", "links", "corrections", "people", "entities"],
         typer.Option(
-            help="triples: head, relation, tail. links: item_id, entity_id. "
+            help="triples: head, relation, tail, or N-Triples or Turtle. links: item_id, entity_id. "
+            "people: edges between two user ids. "
             "corrections: links that win over all others; an empty entity_id forbids a link. "
             "entities: another catalogue, linked to items by title and year."
         ),
     ] = "triples",
     id_column: Annotated[str, typer.Option("--id", help="For entities: the column of their id.")] = "id",
     kind: Annotated[str, typer.Option(help="For entities: what they are, e.g. film.")] = "entity",
+    relation: Annotated[str, typer.Option(help="For people: the name of the edges.")] = "friend",
 ) -> None:
     """Add triples, links or another catalogue; they count from the next `slipstream prepare` on."""
     space = workspace(home)
     if of == "triples":
-        rows = space.add_triples(file)
+        added = space.add_triples(file)
+        rows = added.triples
+        if added.rejected:
+            out.print(f"{sum(added.rejected.values()):,} lines are no triples; the first: {added.first}")
+    elif of == "people":
+        rows = space.add_people_edges(file, relation)
     elif of in ("links", "corrections"):
         rows = space.add_links(file, by_hand=of == "corrections")
     else:

@@ -5,7 +5,7 @@ Nothing here is silent: what was skipped, dropped, merged or refused is in the r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from slipstream.errors import BadInput
 from slipstream.graph.columns import ColumnReport, ColumnRule, column_values
 from slipstream.graph.knowledge_graph import DEFAULT_TYPE, KnowledgeGraph, assemble
+from slipstream.graph.merging import Edges, Names, inverse_relations
+from slipstream.graph.oddities import cycles, hubs
 
 LONGEST_NAME = 2_000  # bytes
 LABEL_COLUMNS = ("label", "title", "name", "Title", "Name")
 _UNPRINTABLE = r"[\x00-\x1f\x7f]"
-_SAME_PAIRS = 0.9  # Jaccard of r1 and the reverse of r2 from which they are one relation
-_FEWEST_PAIRS = 5  # below that, a reverse can be chance
 
 
 @dataclass(frozen=True)
@@ -214,6 +214,8 @@ class ConstructionReport:
     merged_inverses: dict[str, str]  # relation that was turned around: relation it is now an edge of
     columns: dict[str, list[dict[str, Any]]]  # source: what was done with each column
     rejected: dict[str, dict[str, int]]  # source: reason: rows
+    hubs: dict[str, int]  # entities with very many edges
+    cycles: dict[str, int]  # relation: entities from which it leads back to them
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -227,98 +229,130 @@ class Construction:
 
 
 def build(
-    facts: Sequence[Facts],
+    facts: Iterable[Facts],
     *,
     inverses: Mapping[str, str] | None = None,
     infer_inverses: bool = True,
 ) -> Construction:
-    """The graph of all facts together.
+    """The graph of all facts together; facts of one source may come in several chunks.
 
     inverses: {relation: relation it is the inverse of}. With `infer_inverses`, a relation whose edges are
     the reverse of another's (Jaccard >= 0.9, at least 5 edges) is merged into it; the larger one stays, at a
-    tie the alphabetically first. The first source of a repeated edge is its provenance. O(M log M).
+    tie the alphabetically first. The first source of a repeated edge is its provenance. O(M log M) time; the
+    texts of one chunk, every name once, and about 60 bytes an edge.
     """
-    if len(facts) > np.iinfo(np.uint16).max:
-        raise BadInput(f"a graph has at most {np.iinfo(np.uint16).max} sources, got {len(facts)}")
-    parts = [f.frame.with_columns(pl.lit(n, pl.UInt16).alias("source")) for n, f in enumerate(facts)]
-    edges = pl.concat([pl.DataFrame(schema={**Facts.SCHEMA, "source": pl.UInt16}), *parts])
-    types = _types(edges, facts)
-    merged = {a: b for a, b in (inverses or {}).items() if a != b}
-    edges = _turn(edges.select("head", "relation", "tail", "source", "row"), merged)
-    loops = int((edges["head"] == edges["tail"]).sum())
-    distinct = _distinct(edges.filter(pl.col("head") != pl.col("tail")))
-    duplicates = edges.height - loops - distinct.height
+    gathered = _Gathered()
+    for fact in facts:
+        gathered.add(fact)
+    relations = gathered.relations.to_list()
+    declared = {a: b for a, b in (inverses or {}).items() if a != b and a in relations}
+    for kept in declared.values():
+        if kept not in relations:
+            gathered.relations.add(pl.Series([kept], dtype=pl.String))
+    relations = gathered.relations.to_list()
+    number = {name: place for place, name in enumerate(relations)}
+    entity_type, names = gathered.entity_types(), gathered.all_names()
+    edges = gathered.all_edges().turned({number[a]: number[b] for a, b in declared.items()})
+    given = len(edges)
+    edges = edges.take(edges.head != edges.tail)
+    straight = len(edges)
+    edges = edges.distinct()
+    loops, duplicates = given - straight, straight - len(edges)
+    merged = dict(declared)
     if infer_inverses:
-        found = inferred_inverses(distinct)
-        distinct = _distinct(_turn(distinct, found))  # what went into its inverse is merged, not a duplicate
-        merged |= found
-    labels = pl.concat([f.labels for f in facts]) if facts else None
+        found = inverse_relations(edges, relations)
+        if found:  # what went into its inverse is merged, not a duplicate
+            edges = edges.turned(found).distinct()
+        merged |= {relations[a]: relations[b] for a, b in found.items()}
     graph = assemble(
-        distinct,
-        types=types,
-        labels=None if labels is None or labels.is_empty() else labels,
-        sources=[f.source for f in facts] or [""],
+        edges,
+        names=names,
+        entity_type=entity_type,
+        types=gathered.types.to_list(),
+        relations=relations,
+        labels=pl.concat(gathered.labels) if gathered.labels else None,
+        sources=gathered.sources.to_list() or [""],
     )
-    return Construction(graph, _report(graph, facts, duplicates, loops, merged), _rejected(facts))
+    return Construction(graph, _report(graph, gathered, duplicates, loops, merged), gathered.rejected_rows())
 
 
-def _types(edges: pl.DataFrame, facts: Sequence[Facts]) -> pl.DataFrame:
-    """name, type of every entity: a named type beats `entity`, then the first one given."""
-    given = [f.entities for f in facts]
-    heads = edges.select(pl.col("head").alias("name"), pl.col("head_type").alias("type"))
-    tails = edges.select(pl.col("tail").alias("name"), pl.col("tail_type").alias("type"))
-    every = pl.concat([pl.DataFrame(schema={"name": pl.String, "type": pl.String}), *given, heads, tails])
-    distinct = every.unique(maintain_order=True)
-    return distinct.sort(pl.col("type") == DEFAULT_TYPE, maintain_order=True)
+class _Gathered:
+    """What the facts add up to, in numbers, while they come in."""
 
+    def __init__(self) -> None:
+        self.names, self.types, self.relations, self.sources = Names(), Names(), Names(), Names()
+        self.parts: list[Edges] = []
+        self.labels: list[pl.DataFrame] = []
+        self.rejected: list[pl.DataFrame] = []
+        self.columns: dict[str, list[dict[str, Any]]] = {}
+        self._stated: list[NDArray[np.int32]] = [np.zeros(0, np.int32)] * 3
 
-def _turn(edges: pl.DataFrame, inverses: Mapping[str, str]) -> pl.DataFrame:
-    """Edges of inverse relations turned around and renamed."""
-    if not inverses:
-        return edges
-    inverse = pl.col("relation").is_in(list(inverses))
-    return edges.select(
-        pl.when(inverse).then("tail").otherwise("head").alias("head"),
-        pl.col("relation").replace(dict(inverses)),
-        pl.when(inverse).then("head").otherwise("tail").alias("tail"),
-        "source",
-        "row",
-    )
+    def add(self, fact: Facts) -> None:
+        frame, source = fact.frame, self.sources.add(pl.Series([fact.source], dtype=pl.String))
+        if len(self.sources) > np.iinfo(np.uint16).max or len(self.relations) > np.iinfo(np.uint16).max:
+            raise BadInput(f"a graph has at most {np.iinfo(np.uint16).max} sources, and as many relations")
+        listed = self.names.add(fact.entities["name"])
+        ends = self.names.add(pl.concat([frame["head"], frame["tail"]]))
+        head, tail = ends[: frame.height], ends[frame.height :]
+        self._state(0, listed, fact.entities["type"])
+        self._state(1, head, frame["head_type"])
+        self._state(2, tail, frame["tail_type"])
+        relation = self.relations.add(frame["relation"]).astype(np.uint16)
+        row = frame["row"].to_numpy()
+        if len(head):
+            self.parts.append(Edges(head, relation, tail, np.full(len(head), source[0], np.uint16), row))
+        if fact.labels.height:
+            self.labels.append(fact.labels)
+        if fact.rejected.height:
+            named = fact.rejected.select(pl.lit(fact.source).alias("source"), "row", "reason")
+            self.rejected.append(named)
+        if fact.columns:
+            self.columns[fact.source] = [asdict(c) for c in fact.columns]
 
+    def _state(self, place: int, entity: NDArray[np.int32], types: pl.Series) -> None:
+        """Keep the first named type of each entity, apart for listed ones, heads and tails."""
+        stated = np.full(len(self.names), -1, np.int32)
+        stated[: len(self._stated[place])] = self._stated[place]
+        named = (types != DEFAULT_TYPE).to_numpy()
+        if named.any():
+            number = self.types.add(types.filter(pl.Series(named)))
+            who = entity[named]
+            open_ = stated[who] < 0
+            stated[who[open_][::-1]] = number[open_][::-1]  # the first one of an entity wins
+        self._stated[place] = stated
 
-def _distinct(edges: pl.DataFrame) -> pl.DataFrame:
-    return edges.unique(["head", "relation", "tail"], keep="first", maintain_order=True)
+    def entity_types(self) -> NDArray[np.uint16]:
+        """[names] the type of each: stated by a table, else of a head, else of a tail, else `entity`."""
+        default = self.types.add(pl.Series([DEFAULT_TYPE], dtype=pl.String))[0]
+        chosen = np.full(len(self.names), -1, np.int32)
+        for stated in self._stated:
+            open_ = np.flatnonzero(chosen[: len(stated)] < 0)
+            chosen[open_] = stated[open_]
+        return np.where(chosen < 0, default, chosen).astype(np.uint16)
 
+    def all_names(self) -> pl.Series:
+        """The names in the order of their numbers; the numbers are forgotten, for room."""
+        names = pl.Series("name", self.names.to_list(), pl.String)
+        self.names = Names()
+        return names
 
-def inferred_inverses(edges: pl.DataFrame) -> dict[str, str]:
-    """{relation: the relation it is the reverse of}, from the edges alone. Relations that are their own
-    reverse take no part. O(M log M)."""
-    sizes = dict(edges["relation"].value_counts().iter_rows())
-    turned = edges.select(pl.col("tail").alias("head"), pl.col("head").alias("tail"), "relation")
-    both = edges.select("head", "tail", "relation").join(turned, on=["head", "tail"], suffix="_of")
-    pairs = both.group_by("relation", "relation_of").len().sort("len", "relation", descending=[True, False])
-    own = {a for a, b, n in pairs.iter_rows() if a == b and n == sizes[a]}
-    found: dict[str, str] = {}
-    for a, b, shared in pairs.iter_rows():
-        if a == b or {a, b} & own or shared < _FEWEST_PAIRS:
-            continue
-        if shared / (sizes[a] + sizes[b] - shared) < _SAME_PAIRS or {a, b} & (
-            found.keys() | set(found.values())
-        ):
-            continue
-        kept, turned_name = sorted((a, b), key=lambda r: (-sizes[r], r))
-        found[turned_name] = kept
-    return found
+    def all_edges(self) -> Edges:
+        """All edges, handed over."""
+        parts, self.parts = self.parts, []
+        return Edges.joined(parts)
+
+    def rejected_rows(self) -> pl.DataFrame:
+        none = pl.DataFrame(schema={"source": pl.String, "row": pl.Int32, "reason": pl.String})
+        return pl.concat([none, *self.rejected])
 
 
 def _report(
-    graph: KnowledgeGraph, facts: Sequence[Facts], duplicates: int, loops: int, merged: Mapping[str, str]
+    graph: KnowledgeGraph, gathered: _Gathered, duplicates: int, loops: int, merged: Mapping[str, str]
 ) -> ConstructionReport:
+    counts = gathered.rejected_rows().group_by("source", "reason").len().sort("source", "reason")
     rejected: dict[str, dict[str, int]] = {}
-    for fact in facts:
-        if fact.rejected.height:
-            counts = fact.rejected["reason"].value_counts().sort("reason")
-            rejected[fact.source] = dict(counts.iter_rows())
+    for source, reason, count in counts.iter_rows():
+        rejected.setdefault(source, {})[reason] = count
     return ConstructionReport(
         entities=graph.entity_count,
         edges=graph.edge_count,
@@ -327,21 +361,16 @@ def _report(
         duplicates=duplicates,
         self_loops=loops,
         merged_inverses=dict(merged),
-        columns={f.source: [asdict(c) for c in f.columns] for f in facts if f.columns},
+        columns=gathered.columns,
         rejected=rejected,
+        hubs=hubs(graph),
+        cycles=cycles(graph),
     )
 
 
 def _counted(names: list[str], numbers: NDArray[np.uint16]) -> dict[str, int]:
     counts = np.bincount(numbers, minlength=len(names)).tolist()
     return {name: int(count) for name, count in zip(names, counts, strict=True)}
-
-
-def _rejected(facts: Sequence[Facts]) -> pl.DataFrame:
-    none = pl.DataFrame(schema={"source": pl.String, "row": pl.Int32, "reason": pl.String})
-    return pl.concat(
-        [none, *(f.rejected.select(pl.lit(f.source).alias("source"), "row", "reason") for f in facts)]
-    )
 
 
 def graph_from_catalogue(frame: pl.DataFrame, id_column: str, **choices: Any) -> Construction:

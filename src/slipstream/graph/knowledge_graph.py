@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from slipstream.artifacts import Artifact, ArtifactWriter, open_artifact, writing
 from slipstream.dataset.vocabulary import Vocabulary
 from slipstream.errors import BadInput, CorruptArtifact
+from slipstream.graph.merging import Edges, order_by
 
 KIND = "graph"
 DEFAULT_TYPE = "entity"
@@ -161,75 +162,83 @@ _ARRAYS = (
 
 
 def assemble(
-    edges: pl.DataFrame,
+    edges: Edges,
     *,
-    types: pl.DataFrame,
+    names: pl.Series,
+    entity_type: NDArray[np.uint16],
+    types: Sequence[str],
+    relations: Sequence[str],
     labels: pl.DataFrame | None = None,
     sources: Sequence[str] = ("",),
 ) -> KnowledgeGraph:
     """The graph of clean edges: construction.py does the cleaning and the reporting.
 
-    edges: head, relation, tail (String), source (UInt16), row (Int32); distinct, without self-loops.
-    types: name, type of every entity (also of entities without an edge). labels: name, label of some.
-    Cost O(M log M) time; about 60 bytes per edge while it runs.
+    edges: distinct, without self-loops, in the numbers of `names`, `relations` and `sources`; entity_type:
+    for each name a number of `types`. Relations and types that nothing has are left out. labels: name, label
+    of some. Cost O(M log M) time; about 60 bytes per edge while it runs.
     """
-    known = (
-        types.select("name", "type").unique("name", keep="first", maintain_order=True).sort("type", "name")
-    )
-    relation_names = edges["relation"].unique().sort()
-    if known.height > MOST_ENTITIES or len(relation_names) > MOST_RELATIONS:
+    if len(names) > MOST_ENTITIES or len(relations) > MOST_RELATIONS:
         raise BadInput(
-            f"a graph holds at most {MOST_ENTITIES} entities and {MOST_RELATIONS} relations, "
-            f"this one has {known.height} and {len(relation_names)}"
+            f"a graph has at most {MOST_ENTITIES:,} entities and {MOST_RELATIONS:,} relations, "
+            f"got {len(names):,} and {len(relations):,}"
         )
-    entities = Vocabulary.of(known["name"].to_list())
-    head = _numbers(edges["head"], known["name"])
-    tail = _numbers(edges["tail"], known["name"])
-    relation = _numbers(edges["relation"], relation_names).astype(np.uint16)
-    order = np.lexsort((tail, relation, head))
-    head, tail, relation = head[order], tail[order], relation[order]
-    by_tail = np.lexsort((head, relation, tail)).astype(np.int32)
-    type_names = known["type"].unique().sort()
+    type_number, type_names = _sorted_numbers(types, entity_type)
+    relation_number, relation_names = _sorted_numbers(relations, edges.relation)
+    of_type = type_number[entity_type]
+    order = pl.DataFrame({"type": of_type, "name": names}).select(
+        pl.arg_sort_by("type", "name", maintain_order=True)
+    )
+    place = order.to_series().to_numpy()
+    number = np.empty(len(names), np.int32)
+    number[place] = np.arange(len(names), dtype=np.int32)
+    head, tail = number[edges.head], number[edges.tail]
+    relation = relation_number[edges.relation].astype(np.uint16)
+    sort = order_by(head, relation, tail)
+    head, tail, relation = head[sort], tail[sort], relation[sort]
+    in_order = names.gather(place)
     return KnowledgeGraph(
-        entities=entities,
-        labels=None if labels is None else _labels(labels, known["name"]),
-        types=Vocabulary.of(type_names.to_list()),
-        entity_type=_numbers(known["type"], type_names).astype(np.uint16),
-        relations=Vocabulary.of(relation_names.to_list()),
+        entities=Vocabulary.of(in_order),
+        labels=None if labels is None else _labels(labels, in_order),
+        types=Vocabulary.of(type_names),
+        entity_type=of_type[place].astype(np.uint16),
+        relations=Vocabulary.of(relation_names),
         symmetric=symmetric_relations(head, relation, tail, len(relation_names)),
-        offsets=_offsets(head, known.height),
+        offsets=_offsets(head, len(names)),
         relation=relation,
         tail=tail,
-        tail_offsets=_offsets(tail, known.height),
-        by_tail=by_tail,
+        tail_offsets=_offsets(tail, len(names)),
+        by_tail=order_by(tail, relation, head).astype(np.int32),
         sources=Vocabulary.of(sources),
-        source=edges["source"].to_numpy()[order].astype(np.uint16),
-        source_row=edges["row"].to_numpy()[order].astype(np.int32),
+        source=edges.source[sort],
+        source_row=edges.row[sort],
     )
+
+
+def _sorted_numbers(names: Sequence[str], used: NDArray[np.uint16]) -> tuple[NDArray[np.int32], list[str]]:
+    """(new number of each name, 0 for one that is not used; the used names in alphabetical order)."""
+    counts = np.bincount(used, minlength=len(names))
+    kept = sorted((name, place) for place, name in enumerate(names) if counts[place])
+    number = np.zeros(len(names), np.int32)
+    number[[place for _, place in kept]] = np.arange(len(kept))
+    return number, [name for name, _ in kept]
 
 
 def symmetric_relations(
     head: NDArray[np.int32], relation: NDArray[np.uint16], tail: NDArray[np.int32], relations: int
 ) -> NDArray[np.bool_]:
     """[R], True where the edges of a relation, turned around, are the same edges. O(M log M)."""
-    forward = np.lexsort((tail, head, relation))
-    backward = np.lexsort((head, tail, relation))
-    same = (head[forward] == tail[backward]) & (tail[forward] == head[backward])
+    forward = order_by(relation, head, tail)
+    backward = order_by(relation, tail, head)
+    same = head[forward] == tail[backward]
+    same &= tail[forward] == head[backward]
     wrong = np.bincount(relation[forward][~same], minlength=relations)
     return np.asarray((wrong == 0) & (np.bincount(relation, minlength=relations) > 0))
-
-
-def _numbers(texts: pl.Series, names: pl.Series) -> NDArray[np.int32]:
-    """The place of each text in `names`; every text must be there."""
-    index = pl.DataFrame({"name": names, "number": np.arange(len(names), dtype=np.int32)})
-    found = pl.DataFrame({"name": texts}).join(index, on="name", how="left", maintain_order="left")
-    return found["number"].to_numpy().astype(np.int32)
 
 
 def _labels(labels: pl.DataFrame, names: pl.Series) -> Vocabulary:
     given = labels.drop_nulls().unique("name", keep="first", maintain_order=True)
     full = pl.DataFrame({"name": names}).join(given, on="name", how="left", maintain_order="left")
-    return Vocabulary.of(full.select(pl.coalesce("label", "name"))["label"].to_list())
+    return Vocabulary.of(full.select(pl.coalesce("label", "name"))["label"])
 
 
 def _offsets(numbers: NDArray[np.int32], count: int) -> NDArray[np.int64]:

@@ -68,8 +68,16 @@ class Links:
             "unlinked": self.unlinked.height,
             "methods": dict(self.links["method"].value_counts().sort("method").iter_rows()),
             "reasons": dict(self.unlinked["reason"].value_counts().sort("reason").iter_rows()),
+            "entities_shared": self.shared().height,
             **self.counts,
         }
+
+    def shared(self) -> pl.DataFrame:
+        """Entities that several items are linked to: entity_id, item_ids. Each item gets its edges."""
+        grouped = self.links.group_by("entity_id", maintain_order=True).agg(
+            pl.col("item_id").alias("item_ids")
+        )
+        return grouped.filter(pl.col("item_ids").list.len() > 1)
 
     def doubtful(self, below: float = 0.93) -> pl.DataFrame:
         """Links for a person to look at, the least sure first."""
@@ -102,8 +110,13 @@ def link(
     given = _given(overrides, "manual", item_rows, known, empty=True)
     for item, found in _given(explicit, "explicit", item_rows, known).items():
         given.setdefault(item, found)
-    bad = _dangling(overrides, known) + _dangling(explicit, known)
-    counts = {"links_to_unknown_ids": bad, "equal_ids_ignored": 0}
+    given_rows = [frame for frame in (overrides, explicit) if frame is not None]
+    counts = {
+        "links_to_unknown_ids": sum(_dangling(frame, known) for frame in given_rows),
+        "links_of_unknown_items": sum(_of_no_item(frame, item_rows) for frame in given_rows),
+        "second_links": sum(_second_links(frame) for frame in given_rows),
+        "equal_ids_ignored": 0,
+    }
     equal = [r for r in item_rows if r.item_id in known and r.item_id not in given]
     if _ids_mean_the_same(equal, candidates, settings):
         given |= {r.item_id: (r.item_id, 1.0, "id") for r in equal}
@@ -171,10 +184,19 @@ def _ids_mean_the_same(rows: list[Item], candidates: pl.DataFrame, settings: Lin
     return not pairs or sum(alike) >= len(alike) / 2
 
 
-def _dangling(links: pl.DataFrame | None, known: set[str]) -> int:
-    if links is None:
-        return 0
+def _dangling(links: pl.DataFrame, known: set[str]) -> int:
     return sum(1 for e in links["entity_id"].cast(pl.String).to_list() if e and e not in known)
+
+
+def _of_no_item(links: pl.DataFrame, items: list[Item]) -> int:
+    ids = {item.item_id for item in items}
+    return sum(1 for item in links["item_id"].cast(pl.String).to_list() if item not in ids)
+
+
+def _second_links(links: pl.DataFrame) -> int:
+    """Rows that link an item to yet another entity: the first one counts."""
+    pairs = links.select("item_id", "entity_id").cast(pl.String).unique()
+    return pairs.height - pairs["item_id"].n_unique()
 
 
 def _match(

@@ -19,6 +19,7 @@ PACKAGES = {
     "train": ("torch",),
     "serve": ("uvicorn", "msgspec", "uvloop", "httptools"),
     "graph": ("networkx",),
+    "rdf": ("rdflib",),
     "frames": ("pandas", "pyarrow"),
 }
 

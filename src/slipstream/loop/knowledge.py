@@ -6,21 +6,28 @@ item id. Built anew by `prepare`, as one artifact with the links and the reports
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Mapping
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from slipstream.artifacts import open_artifact, writing
 from slipstream.config import Home, Progress, silent
 from slipstream.dataset.snapshot import Snapshot
-from slipstream.errors import BadInput, UsageError
-from slipstream.graph.construction import Facts, build, catalogue_facts, triple_facts, user_facts
+from slipstream.errors import BadInput, CorruptArtifact, UsageError
+from slipstream.graph.construction import Facts, build, catalogue_facts, user_facts
 from slipstream.graph.knowledge_graph import KnowledgeGraph
 from slipstream.graph.linked_graph import LinkedGraph, join
 from slipstream.graph.linking import Links, candidates_of, link
+from slipstream.graph.triple_files import read_triples
 from slipstream.loop.tables import add_file, kept_files, read_kept, read_table_of, write_parquet
 
 KIND = "home-graph"
@@ -44,6 +51,9 @@ class GraphReport:
         for name in ("duplicates", "self_loops"):
             if count := self.construction.get(name):
                 told.append(f"{name.replace('_', ' ')}: {count:,}")
+        for name in ("hubs", "cycles"):
+            if found := self.construction.get(name):
+                told.append(f"{name}: " + ", ".join(f"{what} {count:,}" for what, count in found.items()))
         if merged := self.construction.get("merged_inverses"):
             told.append("merged inverses: " + ", ".join(f"{a} into {b}" for a, b in merged.items()))
         for source, reasons in self.construction.get("rejected", {}).items():
@@ -57,6 +67,9 @@ class GraphReport:
             told.append(
                 f"abstained: {self.links['unlinked']:,} items ({reasons})" if reasons else "abstained: none"
             )
+            for name in ("entities_shared", "links_to_unknown_ids", "links_of_unknown_items", "second_links"):
+                if count := self.links.get(name):
+                    told.append(f"{name.replace('_', ' ')}: {count:,}")
         return told
 
 
@@ -69,6 +82,58 @@ def add_triples(home: Home, frame: pl.DataFrame) -> int:
             )
         frame = frame.rename(dict(zip(frame.columns[:3], ("head", "relation", "tail"), strict=True)))
     add_file(home, frame.select(pl.col("head", "relation", "tail").cast(pl.String)), "triples")
+    return frame.height
+
+
+@dataclass(frozen=True)
+class TripleFile:
+    """What a file of triples holds: `rejected` counts rows by reason, `first` is an example with its line."""
+
+    triples: int
+    rejected: Mapping[str, int]
+    first: str
+
+
+def add_triple_file(home: Home, path: Path) -> TripleFile:
+    """Keep a file of triples as it is, so that provenance can name its lines. It is read through once here.
+
+    Text tables, Parquet, RecBole `.kg`, N-Triples, Turtle (graph/triple_files.py). Raises BadInput, and keeps
+    nothing, where no line is a triple. The same content twice is kept once.
+    """
+    triples, rejected, first = 0, Counter[str](), ""
+    for facts in read_triples(path):
+        triples += facts.frame.height
+        for line, reason in facts.rejected.iter_rows():
+            first = first or f"line {line}: {reason}"
+            rejected[reason] += 1
+    if not triples:
+        raise BadInput(f"no line of {path.name} is a triple", hint=first or "head, relation, tail")
+    digest = _digest(path)
+    if not list(home.triples.glob(f"triples-{digest}-*")):
+        home.triples.mkdir(parents=True, exist_ok=True)
+        beside = home.triples / f".{digest}.writing"
+        shutil.copyfile(path, beside)
+        beside.replace(home.triples / f"triples-{digest}-{path.name}")
+    return TripleFile(triples, dict(rejected), first)
+
+
+def add_people_edges(home: Home, frame: pl.DataFrame, relation: str) -> int:
+    """Keep edges between people (friends, trust): the first two columns are user ids. Returns the rows kept.
+
+    People are entities named `user:<id>`, so they are linked by id and never by likeness.
+    """
+    if frame.width < 2:
+        raise BadInput("edges between people need two columns of user ids", hint=f"columns: {frame.columns}")
+    head, tail = ((pl.lit("user:") + pl.col(c).cast(pl.String).str.strip_chars()) for c in frame.columns[:2])
+    user = pl.lit("user")
+    edges = frame.select(
+        head.alias("head"),
+        pl.lit(relation).alias("relation"),
+        tail.alias("tail"),
+        user.alias("head_type"),
+        user.alias("tail_type"),
+    )
+    add_file(home, edges, "triples")
     return frame.height
 
 
@@ -114,19 +179,25 @@ def add_entities(home: Home, frame: pl.DataFrame, id_column: str, kind: str) -> 
 
 
 def build_graph(home: Home, progress: Progress = silent) -> GraphReport | None:
-    """Build the graph of everything the home holds and write it; None if the home holds nothing for one."""
+    """Build the graph of everything the home holds and write it; None if the home holds nothing for one.
+
+    Files of triples are read a block at a time, twice if their entities are to be linked.
+    """
     items, users = read_table_of(home, "items"), read_table_of(home, "users")
     tables = {path: read_kept(path) for path in kept_files(home, "entities.*")}
-    others = _other_facts(home, tables)
+    has_others = bool(tables or _triple_paths(home))
     facts = [] if items is None else [catalogue_facts(items, "item_id", source="items")]
     if users is not None:
         facts.append(user_facts(users))
-    if not facts and not others:
+    if not facts and not has_others:
         return None
-    links = None if items is None or not others else _links(home, items, tables, others, progress)
-    if links is not None:
-        others = [_in_terms_of_items(f, links.links) for f in others]
-    construction = build([*facts, *others])
+    others = _other_facts(home, tables)
+    links = None
+    if items is not None and has_others:
+        links = _links(home, items, tables, progress)
+        ids = items["item_id"].cast(pl.String)
+        others = (_in_terms_of_items(f, links.links, ids) for f in others)
+    construction = build(chain(facts, others))
     report = GraphReport(
         entities=construction.graph.entity_count,
         edges=construction.graph.edge_count,
@@ -138,26 +209,42 @@ def build_graph(home: Home, progress: Progress = silent) -> GraphReport | None:
     return report
 
 
-def _other_facts(home: Home, tables: Mapping[Any, pl.DataFrame]) -> list[Facts]:
-    facts = [triple_facts(read_kept(p), source=p.name) for p in kept_files(home, "triples")]
+def _triple_paths(home: Home) -> list[Path]:
+    return sorted(home.triples.glob("triples-*"))
+
+
+def _triples(home: Home) -> Iterator[Facts]:
+    """A block at a time; the source is the name that the file had when it was added."""
+    for path in _triple_paths(home):
+        kept = re.fullmatch(r"triples-([0-9a-f]{12})-(.+)", path.name)
+        try:
+            if kept and _digest(path) != kept[1]:
+                raise BadInput("another content than its name says")
+            yield from read_triples(path, source=kept[2] if kept else path.name)
+        except (BadInput, pl.exceptions.PolarsError) as error:
+            hint = "remove it and add its source again"
+            raise CorruptArtifact(f"{path} was changed after it was written", hint=hint) from error
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:12]
+
+
+def _other_facts(home: Home, tables: Mapping[Path, pl.DataFrame]) -> Iterator[Facts]:
+    yield from _triples(home)
     for path, table in tables.items():
         kind = path.name.split(".")[1].rsplit("-", 1)[0]
-        facts.append(catalogue_facts(table, "entity_id", type=kind, source=path.name))
-    return facts
+        yield catalogue_facts(table, "entity_id", type=kind, source=path.name)
 
 
-def _links(
-    home: Home,
-    items: pl.DataFrame,
-    tables: Mapping[Any, pl.DataFrame],
-    others: list[Facts],
-    progress: Progress,
-) -> Links:
+def _links(home: Home, items: pl.DataFrame, tables: Mapping[Path, pl.DataFrame], progress: Progress) -> Links:
     given = [read_kept(path) for path in kept_files(home, "links")]
     named = [_candidates(table) for table in tables.values()]
-    triples = [f for f in others if f.source.startswith("triples-")]
-    if triples:
-        named.append(candidates_of(build(triples).graph).select("id", "label"))
+    if _triple_paths(home):
+        graph = build(_triples(home)).graph
+        people = pl.Series(graph.types.to_list()).eq("user").to_numpy()[np.asarray(graph.entity_type)]
+        named.append(candidates_of(graph).select("id", "label").filter(pl.Series(~people)))
     return link(
         items,
         pl.concat(named, how="diagonal"),
@@ -176,29 +263,29 @@ def _candidates(table: pl.DataFrame) -> pl.DataFrame:
     return table.select(columns)
 
 
-def _in_terms_of_items(facts: Facts, links: pl.DataFrame) -> Facts:
-    """The facts with every linked entity replaced by its item; by each of them if several share it."""
+def _in_terms_of_items(facts: Facts, links: pl.DataFrame, ids: pl.Series) -> Facts:
+    """The facts with every linked entity replaced by its item; by each of them if several share it.
+
+    An entity that is linked to nothing and bears the name of an item is another thing: `entity:<name>`.
+    """
     names = links.select(pl.col("entity_id").alias("name"), pl.col("item_id"))
+    alike = pl.DataFrame({"name": ids}).join(names, on="name", how="anti")
+    names = pl.concat([names, alike.select("name", (pl.lit("entity:") + pl.col("name")).alias("item_id"))])
 
     def renamed(frame: pl.DataFrame, column: str) -> pl.DataFrame:
         joined = frame.join(names, left_on=column, right_on="name", how="left", maintain_order="left")
         return joined.with_columns(pl.coalesce("item_id", column).alias(column)).select(frame.columns)
 
-    frame = renamed(renamed(facts.frame, "head"), "tail")
-    linked = pl.col("name").is_in(names["name"].implode())
-    return replace(
-        facts,
-        frame=_retyped(frame, set(names["item_id"])),
-        labels=facts.labels.filter(~linked),
-        entities=facts.entities.filter(~linked),
-    )
-
-
-def _retyped(frame: pl.DataFrame, items: set[str]) -> pl.DataFrame:
-    known = pl.Series("known", sorted(items), pl.String).implode()
-    return frame.with_columns(
+    known, linked = ids.implode(), pl.col("name").is_in(links["entity_id"].implode())
+    frame = renamed(renamed(facts.frame, "head"), "tail").with_columns(
         pl.when(pl.col(end).is_in(known)).then(pl.lit("item")).otherwise(f"{end}_type").alias(f"{end}_type")
         for end in ("head", "tail")
+    )
+    return replace(
+        facts,
+        frame=frame,
+        labels=renamed(facts.labels.filter(~linked), "name"),
+        entities=renamed(facts.entities.filter(~linked), "name"),
     )
 
 

@@ -34,6 +34,7 @@ from slipstream.recommend.rules import Rules
 
 if TYPE_CHECKING:
     from slipstream.evaluation.suite import Suite
+    from slipstream.loop.knowledge import TripleFile
     from slipstream.loop.learning import Trained
     from slipstream.loop.preparing import Prepared
     from slipstream.loop.releasing import Released
@@ -88,12 +89,24 @@ class Workspace:
             untyped = isinstance(source, str | Path) and not has_types(Path(source))
             return add_rows(self.home, of, _frame(source), id_column, untyped=untyped)
 
-    def add_triples(self, source: Source) -> int:
-        """Add triples (head, relation, tail) to the knowledge graph. Counts from the next `prepare` on."""
+    def add_triples(self, source: Source) -> TripleFile:
+        """Add triples (head, relation, tail) to the knowledge graph. Counts from the next `prepare` on.
+
+        A path may be a text table, Parquet, RecBole `.kg`, N-Triples or Turtle.
+        """
         from slipstream.loop import knowledge
 
         with writing_home(self.home, "graph"):
-            return knowledge.add_triples(self.home, _frame(source))
+            if isinstance(source, str | Path):
+                return knowledge.add_triple_file(self.home, Path(source))
+            return knowledge.TripleFile(knowledge.add_triples(self.home, _frame(source)), {}, "")
+
+    def add_people_edges(self, source: Source, relation: str = "friend") -> int:
+        """Add edges between people: the first two columns are user ids."""
+        from slipstream.loop import knowledge
+
+        with writing_home(self.home, "graph"):
+            return knowledge.add_people_edges(self.home, _frame(source), relation)
 
     def add_links(self, source: Source, *, by_hand: bool = False) -> int:
         """Add links (item_id, entity_id) between items and entities of the triples.
