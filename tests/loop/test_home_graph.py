@@ -11,7 +11,11 @@ from slipstream.artifacts import open_artifact
 from slipstream.config import Home
 from slipstream.dataset.snapshot import snapshot_of
 from slipstream.errors import BadInput, CorruptArtifact
+from slipstream.events.tables import read_table
+from slipstream.graph.interchange import write_recbole
 from slipstream.graph.knowledge_graph import KnowledgeGraph
+from slipstream.graph.triple_files import read_triples
+from slipstream.loop.exporting import export_graph
 from slipstream.loop.knowledge import (
     KIND,
     add_entities,
@@ -101,3 +105,28 @@ def test_a_changed_file_of_triples_is_refused_by_name(tmp_path: Path) -> None:
     kept.write_text("a\tr\tc\n")
     with pytest.raises(CorruptArtifact, match=kept.name):
         build_graph(home)
+
+
+def test_recbole_files_go_out_and_come_in_again(tmp_path: Path) -> None:
+    edges = pl.DataFrame(
+        {
+            "head": ["1", 'say "hi"', "é, è"],
+            "relation": ["by", "is_by_of", "r"],
+            "tail": ["x y", "2", "#z"],
+        }
+    )
+    links = pl.DataFrame({"item_id": ["1", "2"], "entity_id": ["1", "2"]})
+    write_recbole(tmp_path / "out", "films", edges, links)
+    first, *_ = (tmp_path / "out" / "films.kg").read_text().splitlines()
+    assert first == "head_id:token\trelation_id:token\ttail_id:token"
+    (facts,) = read_triples(tmp_path / "out" / "films.kg")
+    assert facts.frame.select("head", "relation", "tail").equals(edges)
+    assert read_table(tmp_path / "out" / "films.link").equals(links)
+    home = Home(tmp_path / "home")
+    add_rows(home, "items", pl.DataFrame({"item_id": ["1", "2"], "side": ["a", "b"]}))
+    build_graph(home)
+    events = pl.DataFrame({"user_id": ["1"], "item_id": ["1"]})
+    snapshot_of(events, ordered=False).write(home.snapshot)
+    exported = export_graph(home, tmp_path / "again", recbole=True)
+    (facts,) = read_triples(tmp_path / "again" / "again.kg")
+    assert exported.edges == facts.frame.height

@@ -105,9 +105,12 @@ def suggest(
 def export(
     folder: Annotated[Path, typer.Argument(help="The folder to write kg.parquet and item_links.parquet to.")],
     home: HomeOption = None,
+    recbole: Annotated[
+        bool, typer.Option("--recbole", help="Write RecBole's .kg and .link instead.")
+    ] = False,
 ) -> None:
     """Write the graph with the relations learned from behaviour: every hop of every reason is in it."""
     from slipstream.loop.exporting import export_graph
 
-    counts = export_graph(workspace(home).home, folder)
+    counts = export_graph(workspace(home).home, folder, recbole=recbole)
     out.print(f"{counts.edges:,} edges and {counts.links:,} links written to {folder}")

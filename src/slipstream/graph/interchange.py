@@ -1,7 +1,8 @@
-"""Graphs in the forms of other tools: NetworkX, in and out."""
+"""Graphs in the forms of other tools: NetworkX, in and out; RecBole's atomic files, out (in: triple_files)."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -30,6 +31,20 @@ def to_networkx(graph: KnowledgeGraph) -> Any:
         source, row = graph.provenance(edge)
         result.add_edge(head, tail, key=relation, relation=relation, source=source, row=row)
     return result
+
+
+def write_recbole(folder: Path, name: str, edges: pl.DataFrame, links: pl.DataFrame) -> None:
+    """RecBole's `name.kg` and `name.link` of edges (head, relation, tail) and links (item_id, entity_id).
+
+    Every end and id is a token as it is; no name has a tab or a line end (construction.py rejects those).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for ending, frame, columns in (
+        ("kg", edges, {"head": "head_id:token", "relation": "relation_id:token", "tail": "tail_id:token"}),
+        ("link", links, {"item_id": "item_id:token", "entity_id": "entity_id:token"}),
+    ):
+        table = frame.select(list(columns)).rename(columns)
+        table.write_csv(folder / f"{name}.{ending}", separator="\t", quote_style="never")
 
 
 def from_networkx(graph: Any) -> KnowledgeGraph:

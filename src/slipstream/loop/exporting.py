@@ -11,6 +11,7 @@ import polars as pl
 from slipstream.config import Home
 from slipstream.dataset.snapshot import Snapshot
 from slipstream.errors import NotThere
+from slipstream.graph.interchange import write_recbole
 from slipstream.loop.knowledge import MADE_BY, open_graph
 from slipstream.loop.tables import write_parquet
 from slipstream.recommend.release import Release, current_release
@@ -31,8 +32,10 @@ class Exported:
     links: int
 
 
-def export_graph(home: Home, folder: Path) -> Exported:
+def export_graph(home: Home, folder: Path, *, recbole: bool = False) -> Exported:
     """Write kg.parquet (head, relation, tail) and item_links.parquet (item_id, entity_id) to `folder`.
+
+    recbole: write the same as RecBole's atomic files instead, FOLDER.kg and FOLDER.link in `folder`.
 
     The edges are those of the live release's path model where there is one, so that each hop of each reason
     is among them, and those of the home's graph. Relations run both ways (`director`, `is_director_of`).
@@ -58,8 +61,12 @@ def export_graph(home: Home, folder: Path) -> Exported:
     links = pl.DataFrame({"item_id": pl.Series(items, dtype=pl.String)}).filter(
         pl.col("item_id").is_in(ends.implode())
     )
-    write_parquet(edges, folder / "kg.parquet")
-    write_parquet(links.with_columns(entity_id="item_id"), folder / "item_links.parquet")
+    links = links.with_columns(entity_id="item_id")
+    if recbole:
+        write_recbole(folder, folder.resolve().name, edges, links)
+    else:
+        write_parquet(edges, folder / "kg.parquet")
+        write_parquet(links, folder / "item_links.parquet")
     return Exported(edges.height, links.height)
 
 
