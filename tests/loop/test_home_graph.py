@@ -22,6 +22,7 @@ from slipstream.loop.knowledge import (
     add_links,
     add_people_edges,
     add_triple_file,
+    add_triples,
     build_graph,
     open_graph,
     read_links,
@@ -53,6 +54,7 @@ def test_friends_are_edges_between_people_by_id(tmp_path: Path) -> None:
     add_rows(home, "items", pl.DataFrame({"item_id": ["1", "2"], "title": ["user 3", "b"]}))
     friends = pl.DataFrame({"user_id": ["1", "2", "1"], "friend_id": ["2", "1", "3"]})
     assert add_people_edges(home, friends, "friend") == 3
+    add_triples(home, pl.DataFrame({"head": ["x:b"], "relation": ["by"], "tail": ["x:c"]}))
     report = build_graph(home)
     assert report is not None
     assert report.relations["friend"] == 3

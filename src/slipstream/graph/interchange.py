@@ -1,4 +1,4 @@
-"""Graphs in the forms of other tools: NetworkX, in and out; RecBole's atomic files, out (in: triple_files)."""
+"""Graphs in the forms of other tools: NetworkX, in and out; RecBole's files, out (in: triple_files.py)."""
 
 from __future__ import annotations
 

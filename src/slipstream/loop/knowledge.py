@@ -16,7 +16,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from slipstream.artifacts import open_artifact, writing
@@ -242,9 +241,9 @@ def _links(home: Home, items: pl.DataFrame, tables: Mapping[Path, pl.DataFrame],
     given = [read_kept(path) for path in kept_files(home, "links")]
     named = [_candidates(table) for table in tables.values()]
     if _triple_paths(home):
-        graph = build(_triples(home)).graph
-        people = pl.Series(graph.types.to_list()).eq("user").to_numpy()[np.asarray(graph.entity_type)]
-        named.append(candidates_of(graph).select("id", "label").filter(pl.Series(~people)))
+        # facts tell a film from its namesakes; beside a table, whose rows have none, they would mislead
+        columns = ["id", "label"] if tables else ["id", "label", "facts"]
+        named.append(candidates_of(build(_triples(home)).graph).select(columns))
     return link(
         items,
         pl.concat(named, how="diagonal"),
