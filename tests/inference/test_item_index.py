@@ -110,6 +110,14 @@ def test_few_items_are_scored_exactly_and_the_count_is_kept(path: str) -> None:
     assert 10 * 10 <= index.rescored <= 10 * 200
 
 
+@pytest.mark.parametrize("dim", [1024, 1025])
+def test_long_vectors(dim: int) -> None:
+    """The largest sums that the kernel may form, and one dimension more, which goes to NumPy."""
+    vectors = np.ones((40, dim), np.float32)
+    vectors[7] = -1
+    check(PATHS[-1], vectors, np.ones((1, dim), np.float32), 40)
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_unknown_items_are_no_answer(path: str) -> None:
     known = np.array([True, False, True])

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from slipstream.inference.retriever import NOTHING
+from slipstream.inference.retriever import NOTHING, top_k
 from slipstream.kernels import Kernel, kernel
 
 SCAN = "slipstream.inference._scan"
@@ -25,7 +25,9 @@ LARGEST = np.float32(1e15)
 SMALLEST = 1e-30
 """Vectors below are packed as zeros with all of them as error: a scale would have too few bits."""
 BLOCK, BYTES, ALIGNMENT = 32, 4, 64
+MOST_DIMENSIONS = 1024  # of the kernel: sums of products of bytes stay within the 24 bits of a float32
 PART = 1 << 16  # items packed at once: some tens of MB of float64
+MOST_SCORES = 1 << 21  # float32 products held at once without the kernel: 8 MB
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class ItemIndex:
         self._answers = usable_rows(self._rows)
         if known is not None:
             self._answers &= known
-        self._kernel: Kernel | None = kernel(SCAN, kernel_choice)
+        self._kernel: Kernel | None = kernel(SCAN, kernel_choice) if self.dim <= MOST_DIMENSIONS else None
         self.searched = 0
         """Queries answered so far."""
         self.rescored = 0
@@ -106,25 +108,34 @@ class ItemIndex:
         excluded: NDArray[np.bool_] | None,
     ) -> None:
         """float32 products first; exactly scored is what is within their rounding of the K-th best."""
-        k = items.shape[1]
         items.fill(NOTHING)
         scores.fill(-np.inf)
-        rounding = 2.0**-23 * (self.dim + 2) * self._largest_norm
-        for q in np.flatnonzero(usable_rows(queries)):
-            query, allowed = queries[q], self._answers
+        size = max(1, MOST_SCORES // max(self.items, 1))
+        for start in range(0, len(queries), size):
+            part = slice(start, start + size)
+            allowed = usable_rows(queries[part])[:, None] & self._answers
             if excluded is not None:
-                allowed = allowed & ~(excluded if excluded.ndim == 1 else excluded[q])
-            with np.errstate(invalid="ignore", over="ignore"):  # rows that are no answer may hold anything
-                rough = np.where(allowed, self._rows @ query, np.float32(-np.inf))
-            near = np.flatnonzero(allowed)
-            if len(near) > k:
-                kth = np.partition(rough, len(rough) - k)[len(rough) - k]
-                edge = kth - 2 * rounding * float(_norms(query[None])[0]) - 1e-37
-                near = np.flatnonzero(allowed & (rough >= edge))
-            exact = exact_scores(query, self._rows[near])
-            self.rescored += len(near)
-            order = np.lexsort((near, -exact))[:k]
-            items[q, : len(order)], scores[q, : len(order)] = near[order], exact[order]
+                allowed &= ~(excluded if excluded.ndim == 1 else excluded[part])
+            row, item = self._near_the_best(queries[part], allowed, items.shape[1])
+            exact = _exact_pairs(queries[part], self._rows, row, item)
+            self.rescored += len(row)
+            order = np.lexsort((item, -exact, row))
+            row, item, exact = row[order], item[order], exact[order]
+            place = np.arange(len(row)) - np.searchsorted(row, np.arange(len(allowed)))[row]
+            best = place < items.shape[1]
+            items[part][row[best], place[best]] = item[best]
+            scores[part][row[best], place[best]] = exact[best]
+
+    def _near_the_best(
+        self, queries: NDArray[np.float32], allowed: NDArray[np.bool_], k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(row, item) of the allowed items whose product is not clearly below the K-th best of its row."""
+        with np.errstate(invalid="ignore", over="ignore"):  # what is no answer may hold anything
+            rough = queries @ self._rows.T
+            rounding = 2.0**-22 * (self.dim + 2) * self._largest_norm * _norms(queries) + 1e-37
+        kth = top_k(rough, k, excluded=~allowed)[1][:, k - 1]  # -inf where fewer are allowed
+        row, item = np.nonzero(allowed & (rough >= (kth - rounding)[:, None]))
+        return row, item
 
 
 def usable_rows(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -133,7 +144,10 @@ def usable_rows(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def exact_scores(query: NDArray[np.float32], rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[N] scores by definition: eight float64 sums over dimensions j mod 8, then their sum in pairs."""
+    """[N] scores by definition: eight float64 sums over dimensions j mod 8, then their sum in pairs.
+
+    query: [D], or [N, D] for one beside each row.
+    """
     count, dim = rows.shape
     products = np.zeros((count, -(-dim // 8) * 8))
     products[:, :dim] = rows.astype(np.float64) * query.astype(np.float64)
@@ -143,6 +157,17 @@ def exact_scores(query: NDArray[np.float32], rows: NDArray[np.float32]) -> NDArr
     pairs = sums[:, 0::2] + sums[:, 1::2]
     total = (pairs[:, 0] + pairs[:, 1]) + (pairs[:, 2] + pairs[:, 3])
     return np.asarray(total.astype(np.float32))
+
+
+def _exact_pairs(
+    queries: NDArray[np.float32], rows: NDArray[np.float32], query: NDArray[np.int64], row: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """[N] `exact_scores` of pairs, in parts: in a table of ties there may be as many as scores."""
+    scores = np.empty(len(row), np.float32)
+    for start in range(0, len(row), PART):
+        part = slice(start, start + PART)
+        scores[part] = exact_scores(queries[query[part]], rows[row[part]])
+    return scores
 
 
 def pack(rows: NDArray[np.float32], answers: NDArray[np.bool_]) -> Packed:

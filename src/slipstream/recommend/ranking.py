@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.dataset.queries import Queries
+from slipstream.inference.item_index import ItemIndex
 from slipstream.inference.retriever import NOTHING, top_k
 from slipstream.models.recommender import Embeds, Recommender
 
@@ -41,44 +42,33 @@ def rank(
 
 
 class VectorRanking:
-    """The same ranking for a model with vectors, from states of users: a product and a top-K per batch."""
+    """The same ranking for a model with vectors, from states of users, by searching its items."""
 
     def __init__(self, model: Recommender) -> None:
         assert isinstance(model, Embeds)  # noqa: S101 - asked of such models only
         self._model: Recommender = model
-        self._table = np.ascontiguousarray(model.item_vectors().T)
+        self._vectors = model.item_vectors()
         bias = getattr(model, "item_bias", None)
-        self._bias: NDArray[np.float32] | None = None if bias is None else bias()
-        self._silent: NDArray[np.bool_] | None = None
+        self._biased = bias is not None
+        if bias is not None:
+            self._vectors = np.column_stack([self._vectors, bias()])
+        self._index: ItemIndex | None = None
 
     def rank(
         self, states: NDArray[np.float32], queries: Queries, k: int, candidates: NDArray[np.bool_]
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """As `rank` with `repeat`; states [Q, D] are the query vectors of `queries`, candidates are [Q, I].
-
-        Cost 2·Q·I·D, and O(Q·I) for the top-K.
-        """
-        items = np.full((len(queries), k), NOTHING, np.int32)
-        scores = np.full((len(queries), k), -np.inf, np.float32)
-        silent = self._never_heard(states, queries)
-        for start in range(0, len(queries), BATCH):
-            stop = min(start + BATCH, len(queries))
-            guesses = states[start:stop] @ self._table
-            if self._bias is not None:
-                guesses += self._bias
-            guesses[:, silent] = -np.inf
-            items[start:stop], scores[start:stop] = top_k(guesses, k, excluded=~candidates[start:stop])
-        return items, scores
-
-    def _never_heard(self, states: NDArray[np.float32], queries: Queries) -> NDArray[np.bool_]:
-        """[I], True for items that the model never met: NaN in every row that has any score at all."""
-        if self._silent is None:
-            heard = np.flatnonzero(np.isfinite(states).all(axis=1))
-            if not len(heard):
-                return np.zeros(self._table.shape[1], bool)
-            first = int(heard[0])
-            self._silent = np.isnan(self._model.score(queries.part(first, first + 1))[0])
-        return self._silent
+        """As `rank` with `repeat`; states [Q, D]: the query vectors of `queries`; candidates [Q, I]."""
+        heard = np.flatnonzero(np.isfinite(states).all(axis=1))
+        if self._index is None and len(heard):
+            first = int(heard[0])  # items that the model never met are NaN in every row that has a score
+            met = ~np.isnan(self._model.score(queries.part(first, first + 1))[0])
+            self._index = ItemIndex(self._vectors, known=met)
+        if self._index is None:
+            shape = (len(queries), k)
+            return np.full(shape, NOTHING, np.int32), np.full(shape, -np.inf, np.float32)
+        if self._biased:
+            states = np.column_stack([states, np.ones(len(states), np.float32)])
+        return self._index.search(states, k, excluded=~candidates)
 
 
 def excluded_mask(queries: Queries, item_count: int, *, repeat: bool) -> NDArray[np.bool_]:

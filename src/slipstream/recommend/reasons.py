@@ -112,8 +112,9 @@ class Reasons:
         if total <= 0 or limit == 0:
             return []
         by_item: dict[str, float] = {}
-        for item_id, part in zip(user.known_ids, positive, strict=True):
-            by_item[item_id] = by_item.get(item_id, 0.0) + float(part) / total
+        for event in np.flatnonzero(positive):
+            item_id = user.known_ids[event]
+            by_item[item_id] = by_item.get(item_id, 0.0) + float(positive[event]) / total
         best = sorted(by_item.items(), key=lambda pair: -pair[1])[:limit]
         return [
             Reason("history", self.wording.history(item_id, user.kind_of(item_id) or "click"), _share(share))
