@@ -69,6 +69,19 @@ def test_the_best_is_never_behind_the_preset_and_is_what_a_trial_says(unbroken: 
     assert again.validation["NDCG@10"] == unbroken.ndcg
 
 
+def test_the_search_knows_where_the_preset_stands(club: Path, tmp_path: Path) -> None:
+    import optuna
+
+    tune(club, "item_neighbours", "loo", tmp_path / "s.sqlite", trials=1, seed=1, threads=1)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 's.sqlite'}")
+    (point,) = optuna.load_study(study_name="slipstream", storage=storage).trials
+    storage.remove_session()
+    storage.engine.dispose()
+    config = run_trial(club, "item_neighbours", "loo", seed=1).config  # with what the model itself chose
+    assert {"window", "half_life", "count_power"} <= set(point.params)
+    assert point.params == {name: config[name] for name in point.params}
+
+
 def test_the_settings_file_is_what_the_assignments_say(unbroken: Tuned, tmp_path: Path) -> None:
     unbroken.write(tmp_path / "best.json")
     assert read_settings_file(tmp_path / "best.json") == parse_assignments(unbroken.assignments())

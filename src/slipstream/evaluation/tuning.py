@@ -35,6 +35,7 @@ from slipstream.models.registry import model_type
 from slipstream.randomness import derive
 
 if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
     from optuna.study import Study
     from optuna.trial import FrozenTrial, Trial
 
@@ -209,6 +210,7 @@ class _Search:
 
     def __init__(self, study: Study, run: Run, preset: Settings, space: Space) -> None:
         self.study, self.run, self.preset, self.space = study, run, preset, space
+        self.distributions = {name: _distribution(values) for name, values in space.items()}
 
     def finished(self) -> list[FrozenTrial]:
         """Not those that a killed process left behind: they are made again."""
@@ -218,6 +220,10 @@ class _Search:
         import optuna
 
         while (done := len(self.finished())) < trials:
+            progress = inner(self.run.context.progress, done, trials, "validation")
+            if not done:
+                self._preset(progress)
+                continue
             # a fresh stream for every proposal: a study that was taken up again must draw no number twice
             self.study.sampler = optuna.samplers.TPESampler(
                 seed=derive(self.run.context.seed, "tuning", done) % 2**32,
@@ -225,24 +231,39 @@ class _Search:
                 multivariate=False,
                 constant_liar=False,
             )
-            self._one(self.study.ask(), done, trials)
+            self._one(self.study.ask(self.distributions), progress)
 
-    def _one(self, trial: Trial, done: int, total: int) -> None:
+    def _preset(self, progress: Progress) -> None:
+        """What is shipped, as the first point: it stands where its own choices put it."""
+        from optuna.trial import create_trial
+
+        curve: list[float] = []
+        context = replace(self.run.context, watch=curve.append, progress=progress)
+        model, figures = replace(self.run, context=context).fitted(self.preset, Stopwatch())
+        chosen = {name: getattr(model.settings, name) for name in self.space}
+        params = {name: value for name, value in chosen.items() if _inside(self.space[name], value)}
+        self.study.add_trial(
+            create_trial(
+                params=params,
+                distributions={name: self.distributions[name] for name in params},
+                value=figures.get(METRIC, 0.0),
+                user_attrs={"settings": {}},
+                intermediate_values=dict(enumerate(curve, 1)),
+            )
+        )
+
+    def _one(self, trial: Trial, progress: Progress) -> None:
         from optuna import TrialPruned
         from optuna.trial import TrialState
 
-        chosen = {name: _proposed(trial, name, values) for name, values in self.space.items()} if done else {}
+        chosen = {name: _short(value) for name, value in trial.params.items()}
         trial.set_user_attr("settings", chosen)
         try:
-            value = self._validated(
-                trial, chosen, inner(self.run.context.progress, done, total, "validation")
-            )
+            value = self._validated(trial, chosen, progress)
         except TrialPruned:
             trial.set_user_attr("why", "behind the others")
             self.study.tell(trial, state=TrialState.PRUNED)
-        except SlipstreamError as error:
-            if not done:
-                raise  # the preset itself cannot run
+        except SlipstreamError as error:  # no settings for this data; the preset has shown that others are
             trial.set_user_attr("why", error.message)
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
@@ -250,6 +271,8 @@ class _Search:
 
     def _validated(self, trial: Trial, chosen: Mapping[str, Any], progress: Progress) -> float:
         """Fit and look at validation. Raises TrialPruned where the curve falls behind."""
+        from optuna import TrialPruned
+
         seen = 0
 
         def watch(value: float) -> None:
@@ -257,8 +280,6 @@ class _Search:
             seen += 1
             trial.report(value, seen)
             if trial.should_prune():
-                from optuna import TrialPruned
-
                 raise TrialPruned
 
         context = replace(self.run.context, watch=watch, progress=progress)
@@ -283,14 +304,22 @@ class _Search:
 _DONE = ("COMPLETE", "PRUNED")
 
 
-def _proposed(trial: Trial, name: str, values: Range | OneOf) -> Any:
+def _distribution(values: Range | OneOf) -> BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
     if isinstance(values, OneOf):
-        return trial.suggest_categorical(name, values.values)
+        return CategoricalDistribution(values.values)
     if isinstance(values.low, int) and isinstance(values.high, int):
-        return trial.suggest_int(name, values.low, values.high, log=values.log)
-    return _short(trial.suggest_float(name, values.low, values.high, log=values.log))
+        return IntDistribution(values.low, values.high, log=values.log)
+    return FloatDistribution(values.low, values.high, log=values.log)
 
 
-def _short(value: float) -> float:
+def _inside(values: Range | OneOf, value: Any) -> bool:
+    if isinstance(values, OneOf):
+        return value in values.values
+    return isinstance(value, int | float) and values.low <= value <= values.high
+
+
+def _short(value: Any) -> Any:
     """Three digits: what a person can copy, and more than the figures can tell apart."""
-    return float(f"{value:.3g}")
+    return float(f"{value:.3g}") if isinstance(value, float) else value
