@@ -10,7 +10,6 @@ from slipstream.dataset.vocabulary import Vocabulary
 from slipstream.graph.construction import Construction, build, triple_facts
 from slipstream.graph.linked_graph import join
 from slipstream.graph.linking import link
-from slipstream.graph.merging import Edges, inverse_relations, order_by
 
 
 def built(*rows: tuple[str, str, str]) -> Construction:
@@ -71,28 +70,3 @@ def test_an_entity_linked_to_two_items_gives_its_edges_to_both_and_is_told() -> 
         ("1", "by", "someone"), ("2", "by", "someone"),
     }  # fmt: skip
     assert linked.item_entity.tolist()[2:] == [-1, -1]
-
-
-def test_order_is_the_same_where_the_numbers_do_not_fit_one_key() -> None:
-    rng = np.random.default_rng(0)
-    small = [rng.integers(0, 5, 200) for _ in range(3)]
-    large = [column * (2**30) for column in small]
-    np.testing.assert_array_equal(order_by(*small), order_by(*large))
-    np.testing.assert_array_equal(order_by(*small), np.lexsort(small[::-1]))
-
-
-def test_inverse_relations_equal_the_slow_count() -> None:
-    rng = np.random.default_rng(1)
-    pairs = np.unique(rng.integers(0, 12, (60, 2)), axis=0)
-    pairs = pairs[pairs[:, 0] != pairs[:, 1]]
-    head = np.concatenate([pairs[:, 0], pairs[:, 1], pairs[:9, 0]]).astype(np.int32)
-    tail = np.concatenate([pairs[:, 1], pairs[:, 0], pairs[:9, 1]]).astype(np.int32)
-    relation = np.repeat([0, 1, 2], [len(pairs), len(pairs), 9]).astype(np.uint16)
-    edges = Edges(head, relation, tail, np.zeros(len(head), np.uint16), np.zeros(len(head), np.int32))
-    forward, backward = (
-        {(h, t) for h, r, t in zip(head, relation, tail, strict=True) if r == 0},
-        {(t, h) for h, r, t in zip(head, relation, tail, strict=True) if r == 1},
-    )
-    assert forward == backward
-    assert inverse_relations(edges, ["b", "a", "c"]) == {0: 1}
-    assert inverse_relations(edges, ["a", "b", "c"]) == {1: 0}

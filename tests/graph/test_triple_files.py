@@ -90,6 +90,13 @@ def test_malformed_rdf_is_rejected_by_line(tmp_path: Path) -> None:
     assert provenance(done) == {("a", "r", "b"): ("x.nt", 2), ("b", "r", "c"): ("x.nt", 6)}
 
 
+def test_a_line_that_is_not_utf8_is_rejected_by_number(tmp_path: Path) -> None:
+    (tmp_path / "x.nt").write_bytes(b"<a> <r> <b> .\n<a> <r> <\xff> .\n<b> <r> <c> .\n")
+    done = built(tmp_path / "x.nt")
+    assert done.rejected.rows() == [("x.nt", 2, "the line is not UTF-8")]
+    assert done.graph.edge_count == 2
+
+
 RDF = r"""
 <http://x/Alien> <http://www.w3.org/1999/02/22-rdf-syntax-ns#type> <http://x/ontology#Film> .
 <http://x/Alien> <http://www.w3.org/2000/01/rdf-schema#label> "Alien, der Fremde"@de .

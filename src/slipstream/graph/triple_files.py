@@ -105,8 +105,7 @@ def _n_triples(path: Path, source: str) -> Iterator[Facts]:
     """Line by line, with no library: the grammar of a line is regular (RDF 1.1 N-Triples, section 7)."""
     with reading(path) as (stream, _):
         for block in blocks(stream, size=BLOCK_BYTES):
-            texts = pl.Series("text", block.text.decode("utf-8", "replace").split("\n")[:-1], pl.String)
-            texts = texts.str.strip_chars_end("\r")
+            texts = _decoded(block.text)
             rows = pl.int_range(block.first, block.first + len(texts), dtype=pl.Int32, eager=True)
             said = ~texts.str.contains(r"^\s*(?:#|$)")
             groups = texts.str.extract_groups(_TRIPLE).struct.unnest()
@@ -114,8 +113,25 @@ def _n_triples(path: Path, source: str) -> Iterator[Facts]:
             frame = groups.with_columns(rows.alias("row")).filter(said)
             broken = frame.filter(pl.col("s").is_null())["row"]
             overlong = [(fault.line, fault.detail) for fault in block.faults()]
-            bad = pl.concat([_reason(broken, "malformed N-Triples line"), _rejected(overlong)])
-            yield _rdf_facts(frame.drop_nulls("s"), source, bad)
+            bad = [_reason(broken, "malformed N-Triples line"), _rejected(overlong)]
+            bad.append(_reason(rows.filter(texts.is_null()), "the line is not UTF-8"))
+            yield _rdf_facts(frame.drop_nulls("s"), source, pl.concat(bad))
+
+
+def _decoded(text: bytes) -> pl.Series:
+    """The lines; null for one that is not UTF-8."""
+    try:
+        lines: list[str | None] = list(text.decode().split("\n")[:-1])
+    except UnicodeDecodeError:
+        lines = [_line(line) for line in text.split(b"\n")[:-1]]
+    return pl.Series("text", lines, pl.String)
+
+
+def _line(line: bytes) -> str | None:
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _reason(rows: pl.Series, reason: str) -> pl.DataFrame:
