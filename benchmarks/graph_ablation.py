@@ -1,0 +1,129 @@
+"""Does the graph help? The same model without it, with it shuffled, and with it as it is.
+
+    python benchmarks/graph_ablation.py --data DATA_FOLDER/ml-1m-kg --board cold [--model path_reasoner] [--test]
+
+Shuffled: within each relation the tails change places, so every node keeps its degree and says nothing true any
+more. Beside them, items ranked by the number of their edges ("degree"). What is fitted, chosen and shown is the
+validation of the board; with --test its test, to be looked at once. Differences are paired over people.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from slipstream.cluster.threads import blas_threads
+from slipstream.dataset.folder import DataFolder, read_folder
+from slipstream.dataset.queries import Holdout, Queries
+from slipstream.evaluation.arena import Arena, open_arenas
+from slipstream.evaluation.intervals import bootstrap_interval, paired_interval
+from slipstream.evaluation.metrics import hits_of, ndcg
+from slipstream.models.recommender import FitContext, refit, refits
+from slipstream.models.registry import model_type
+from slipstream.recommend.ranking import rank
+
+Values = NDArray[np.float64]
+
+
+def main() -> None:
+    options = _options()
+    print(f"command: python {' '.join(sys.argv)}")
+    print(
+        f"machine: {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; numpy {np.__version__}"
+    )
+    folder = read_folder(options.data)
+    found: dict[str, Values] = {}
+    with blas_threads():
+        for name in ("none", "shuffled", "full"):
+            start = time.process_time()
+            arena = _arena(folder, options.board, name, options.seed)
+            found[name] = _of_model(arena, options.model, options.seed, test=options.test)
+            print(f"{options.model}, graph {name}: {time.process_time() - start:.0f} CPU s")
+        found["degree"] = _by_degree(arena, test=options.test)
+    print(f"NDCG@10 on {options.board}, {'test' if options.test else 'validation'}:")
+    for name, values in found.items():
+        interval = bootstrap_interval(values)
+        print(f"  {name:9} {interval.mean:.4f} [{interval.low:.4f}, {interval.high:.4f}]")
+    full = float(np.nanmean(found["full"]))
+    for name in ("none", "shuffled", "degree"):
+        gap = paired_interval(found["full"], found[name])
+        ratio = full / max(float(np.nanmean(found[name])), 1e-9)
+        print(
+            f"  full beside {name}: {ratio:.2f} times, difference {gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
+        )
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--board", default="cold")
+    parser.add_argument("--model", default="path_reasoner")
+    parser.add_argument("--test", action="store_true")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def _arena(folder: DataFolder, board: str, graph: str, seed: int) -> Arena:
+    if folder.kg is None:
+        raise SystemExit("this folder has no graph")
+    if graph == "shuffled":
+        folder = replace(folder, kg=_shuffled(folder.kg, seed))
+    # the catalogue's columns say what the graph says: neither counts where the graph is left out or shuffled
+    (arena,) = open_arenas(
+        folder, [board], seed=seed, without=("items", "graph") if graph == "none" else ("items",)
+    )
+    return arena
+
+
+def _shuffled(kg: pl.DataFrame, seed: int) -> pl.DataFrame:
+    rng = np.random.default_rng(seed)
+    parts = kg.partition_by("relation", maintain_order=True)
+    return pl.concat([p.with_columns(p["tail"].gather(rng.permutation(p.height))) for p in parts])
+
+
+def _of_model(arena: Arena, name: str, seed: int, *, test: bool) -> Values:
+    kind = model_type(name)
+    context = FitContext(seed=seed)
+    model: Any = kind.fit(arena.data, kind.preset(arena.data), context)
+    if test and arena.board.refit and refits(model):
+        model = refit(model, arena.past(), context)
+    return _ndcg(arena, model.score, test=test)
+
+
+def _by_degree(arena: Arena, *, test: bool) -> Values:
+    linked = arena.data.graph
+    assert linked is not None
+    ends = np.concatenate([linked.edges.head, linked.edges.tail])
+    degree = np.bincount(ends, minlength=linked.node_count)[: linked.item_count].astype(np.float32)
+    return _ndcg(arena, lambda queries: np.tile(degree, (len(queries), 1)), test=test)
+
+
+class _Scorer:
+    def __init__(self, score: Callable[[Queries], NDArray[np.float32]]) -> None:
+        self.score = score
+
+
+def _ndcg(arena: Arena, score: Callable[[Queries], NDArray[np.float32]], *, test: bool) -> Values:
+    board = arena.board
+    holdout: Holdout | None = board.test if test else board.validation
+    candidates = board.candidates if test else board.validation_candidates
+    if holdout is None:
+        raise SystemExit("this board has no validation")
+    model: Any = _Scorer(score)
+    items, _ = rank(model, holdout.queries, 10, candidates=candidates)
+    return ndcg(hits_of(items, holdout), 10)
+
+
+if __name__ == "__main__":
+    main()
