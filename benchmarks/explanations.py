@@ -29,7 +29,7 @@ from slipstream.evaluation.arena import Arena, open_arenas
 from slipstream.evaluation.intervals import paired_interval
 from slipstream.inference.retriever import top_k
 from slipstream.models.kg.path_reasoner import VISITOR, PathReasoner
-from slipstream.models.path_reasoning.search import STRAIGHT, Found
+from slipstream.models.path_reasoning.search import STRAIGHT, Found, best_paths
 from slipstream.models.recommender import FitContext, PathReason, refit
 from slipstream.models.validation import seen_mask
 
@@ -48,6 +48,7 @@ class Tally:
     items: int = 0
     bare: int = 0
     shares: list[float] = field(default_factory=list)
+    grouped: list[float] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     errors: list[float] = field(default_factory=list)
     fall: list[float] = field(default_factory=list)
@@ -111,6 +112,7 @@ def _looked_at(arena: Arena, model: PathReasoner, again: PathReasoner, people: i
             _count(tally, paths, float(scores[0, item]))
             tally.untrue += [p for p in paths[:SHOWN] if not _true(p, names[item], touched, person, edges)]
             tally.leaks += sum(h.tail in targets for p in paths[:SHOWN] for h in p.hops[:1])
+        tally.grouped += [sum(g.share for g in groups) for groups in model.path_groups(query, items, SHOWN)]
         falls = [_falls(model, query, item, excluded[0], rng) for item in items]
         if falls:
             mean = np.mean(falls, axis=0)
@@ -148,7 +150,7 @@ def _falls(
 ) -> tuple[float, float]:
     """Places the item falls without the edges of its best paths, and without those of others."""
     frontier = model._frontier(query)
-    found, sums = frontier.best(np.array([item]), EVERY), frontier.sums
+    found, sums = best_paths(frontier, np.array([item]), EVERY), frontier.sums
     best = np.arange(min(SHOWN, len(found.score)))
     others = _alike(found, best, rng)
     ranks = [
@@ -205,6 +207,8 @@ def _told(tally: Tally) -> None:
         f"best three paths carry: median {middle:.2f} (p10 {low:.2f}, p90 {high:.2f}) of a score;"
         f" {np.median(tally.counts):.0f} paths an item (median)"
     )
+    low, middle, high = np.percentile(tally.grouped, [10, 50, 90])
+    print(f"three groups of paths carry: median {middle:.2f} (p10 {low:.2f}, p90 {high:.2f})")
     fall, random = np.array(tally.fall), np.array(tally.fall_at_random)
     gap = paired_interval(fall, random)
     print(

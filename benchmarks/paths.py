@@ -71,7 +71,7 @@ def _one_by_one(model: PathReasoner, queries: Queries, chosen: NDArray[np.int64]
     model.score(queries.part(0, 1))  # what is built on first use
     model.paths(queries.part(0, 1), 0, 1)
     other = query_of([0])
-    whole, score_only, explain = [], [], []
+    whole, grouped, score_only, explain = [], [], [], []
     for row in chosen:
         query = queries.part(int(row), int(row) + 1)
         model.score(other)  # another question in between: nothing is laid out
@@ -82,6 +82,9 @@ def _one_by_one(model: PathReasoner, queries: Queries, chosen: NDArray[np.int64]
         model.paths_to(query, items[0].tolist(), 3)
         whole.append(time.process_time() - start)
         score_only.append(scored - start)
+        before = time.process_time()
+        model.path_groups(query, items[0].tolist(), 3)
+        grouped.append(scored - start + time.process_time() - before)
         for item in items[0]:
             model.score(other)
             before = time.process_time()
@@ -90,6 +93,7 @@ def _one_by_one(model: PathReasoner, queries: Queries, chosen: NDArray[np.int64]
     for name, times in (
         ("score + top 10", score_only),
         ("score + top 10 + 3 paths each", whole),
+        ("score + top 10 + 3 groups each", grouped),
         ("one explanation", explain),
     ):
         p50, p95, p99 = np.percentile(np.array(times) * 1e3, [50, 95, 99])

@@ -329,6 +329,10 @@ def check_abilities(name: str) -> None:
             assert paths == model.paths(query, 6, 5)
             together = model.paths_to(query, [6, ITEMS, 1, 6], 5)
             assert together == [paths, [], model.paths(query, 1, 5), paths]
+            groups, none = model.path_groups(query, [6, ITEMS], 3)
+            assert none == []
+            assert [g.share for g in groups] == sorted((g.share for g in groups), reverse=True)
+            assert bool(groups) == bool(paths)
             values = [path.score for path in paths]
             assert values == sorted(values, reverse=True)
 

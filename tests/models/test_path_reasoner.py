@@ -152,6 +152,23 @@ def test_every_hop_is_an_event_or_an_exported_edge_and_every_path_is_simple(
     assert {"watch", "next", "studio", "is_studio_of"} <= relations
 
 
+def test_groups_of_paths_carry_more_and_name_where_they_start(
+    model: PathReasoner, everyone: Queries, train: Snapshot
+) -> None:
+    names = train.items.to_list()
+    query = everyone.part(3, 4)
+    item = int(np.nanargmax(model.score(query)[0]))
+    (groups,) = model.path_groups(query, [item], 3)
+    every = model.paths(query, item, 1_000)
+    assert sum(g.share for g in model.path_groups(query, [item], 100)[0]) == pytest.approx(1.0)
+    touched = {names[i] for i in query.item}
+    for group in groups:
+        assert group.best in every
+        assert group.share >= group.best.share
+        assert set(group.starts) <= touched - {group.best.hops[0].tail}
+    assert model.path_groups(query, [-1, item], 0) == [[], []]
+
+
 def test_a_new_item_is_reached_over_its_facts_alone(model: PathReasoner) -> None:
     scores = model.score(query_of([8, 9]))[0]  # club 1, whose studio made the new film
     assert scores[32] > 0

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from slipstream.dataset.queries import query_of
 from slipstream.models.path_reasoning.attention import Starts, attention, starts_of
+from slipstream.models.path_reasoning.frontier import Frontier
+from slipstream.models.path_reasoning.groups import best_groups
 from slipstream.models.path_reasoning.legs import EdgeLeg, FacetLeg
-from slipstream.models.path_reasoning.search import Frontier
+from slipstream.models.path_reasoning.search import Found, best_paths
 
 ITEMS, FACETS = 6, 5
 WEIGHTS = [0.0, 0.25, 0.5, 1.0]  # few values: ties are everywhere
@@ -60,8 +62,7 @@ def every_path(edge: EdgeLeg, facet: FacetLeg, starts: list[Starts], item: int) 
                 yield -score, 1, node, via, kind
 
 
-def shown(frontier: Frontier, limit: int, *, varied: bool) -> list[list[Row]]:
-    found = frontier.best(np.arange(ITEMS), limit, varied=varied)
+def shown(found: Found) -> list[list[Row]]:
     rows: list[list[Row]] = [[] for _ in range(ITEMS)]
     columns = (found.place, found.score, found.leg, found.start, found.facet, found.kind)
     for place, score, leg, start, via, kind in zip(*(c.tolist() for c in columns), strict=True):
@@ -71,25 +72,59 @@ def shown(frontier: Frontier, limit: int, *, varied: bool) -> list[list[Row]]:
     return rows
 
 
-@settings(max_examples=150, deadline=None)
-@given(straight, facets, facets, histories, st.integers(1, 4), st.sampled_from([0.0, 2.0]))
-def test_the_best_paths_are_the_best_of_all(
-    edges: list[float], out: list[float], back: list[float], history: list[int], limit: int, memory: float
-) -> None:
+worlds = st.tuples(straight, facets, facets, histories, st.sampled_from([0.0, 2.0]))
+
+
+def world_of(
+    edges: list[float], out: list[float], back: list[float], history: list[int], memory: float
+) -> tuple[Frontier, list[list[Row]]]:
+    """The frontier, and every path to each item, best first."""
     edge, facet = legs_of(edges, out, back, memory)
     starts = [starts_of(np.array(history, np.int32), ITEMS, m) for m in (0.0, memory)]
     frontier = Frontier([(edge, starts[0]), (facet, starts[1])], ITEMS)
-    plain, varied = (shown(frontier, limit, varied=v) for v in (False, True))
-    total = frontier.best(np.arange(ITEMS), limit).total
-    for item in range(ITEMS):
-        every = sorted(every_path(edge, facet, starts, item))
-        assert plain[item][:limit] == every[:limit]
-        assert total[item] == pytest.approx(-sum(row[0] for row in every), rel=1e-12)
-        assert frontier.sums[item] == pytest.approx(total[item], abs=1e-12)
-        assert varied[item][:1] == every[:1]
-        for kind in {row[4] for row in every}:  # the first of each kind is among them, in the same order
-            assert next(r for r in varied[item] if r[4] == kind) == next(r for r in every if r[4] == kind)
-        assert [row for row in varied[item] if row in every[:limit]] == every[:limit]
+    return frontier, [sorted(every_path(edge, facet, starts, item)) for item in range(ITEMS)]
+
+
+@settings(max_examples=120, deadline=None)
+@given(worlds, st.integers(1, 4))
+def test_the_best_paths_are_the_best_of_all(
+    world: tuple[list[float], list[float], list[float], list[int], float], limit: int
+) -> None:
+    frontier, every = world_of(*world)
+    found = best_paths(frontier, np.arange(ITEMS), limit)
+    for item, rows in enumerate(shown(found)):
+        assert rows[:limit] == every[item][:limit]
+        assert found.total[item] == pytest.approx(-sum(row[0] for row in every[item]), rel=1e-12)
+        assert frontier.sums[item] == pytest.approx(found.total[item], abs=1e-12)
+
+
+@settings(max_examples=120, deadline=None)
+@given(worlds, st.integers(1, 4))
+def test_groups_add_up_and_the_best_of_each_kind_comes_first(
+    world: tuple[list[float], list[float], list[float], list[int], float], limit: int
+) -> None:
+    frontier, every = world_of(*world)
+    groups = best_groups(frontier, np.arange(ITEMS), limit)
+    for item, rows in enumerate(every):
+        by_group: dict[tuple[int, int], list[Row]] = {}
+        for row in rows:
+            by_group.setdefault((row[1], row[3]), []).append(row)
+        whole = -sum(row[0] for row in rows)
+        parts = {key: -sum(row[0] for row in own) for key, own in by_group.items()}
+        kind = {key: own[0][4] for key, own in by_group.items()}
+        got = groups[item]
+        keys = [(int(g.found.leg[g.rows[0]]), int(g.found.facet[g.rows[0]])) for g in got]
+        assert len(set(keys)) == len(keys) == min(limit, len(by_group))
+        assert [len(g.rows) for g in got] == [len(by_group[key]) for key in keys]
+        assert [g.share for g in got] == pytest.approx([parts[key] / whole for key in keys], rel=1e-9)
+        assert [g.share for g in got] == sorted((g.share for g in got), reverse=True)
+        assert len({kind[key] for key in keys}) == min(limit, len(set(kind.values())))
+        for key, group in zip(keys, got, strict=True):
+            scores = [-float(group.found.score[row]) for row in group.rows]
+            assert scores == [row[0] for row in by_group[key]]
+            leads = max(part for other, part in parts.items() if kind[other] == kind[key])
+            first = [k for k in keys if kind[k] == kind[key]]
+            assert max(parts[k] for k in first) == pytest.approx(leads)
 
 
 @settings(max_examples=100, deadline=None)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from slipstream.dataset.queries import Queries
 from slipstream.dataset.snapshot import Snapshot, snapshot_of
-from slipstream.models.recommender import FitContext, FitReport, Hop, PathReason, TrainingData
+from slipstream.models.recommender import FitContext, FitReport, Hop, PathGroup, PathReason, TrainingData
 from slipstream.models.registry import model_type
 from slipstream.recommend.release import Named, PipelineSettings, Release, write_release
 
@@ -114,10 +114,14 @@ class CoCounts:
         ]
         return found[:limit]
 
-    def paths_to(
-        self, query: Queries, items: Sequence[int], limit: int, *, varied: bool = False
-    ) -> list[list[PathReason]]:
-        return [self.paths(query, item, limit) for item in items]  # all are of one kind
+    def paths_to(self, query: Queries, items: Sequence[int], limit: int) -> list[list[PathReason]]:
+        return [self.paths(query, item, limit) for item in items]
+
+    def path_groups(self, query: Queries, items: Sequence[int], limit: int) -> list[list[PathGroup]]:
+        """All paths to an item are one group."""
+        found = [self.paths(query, item, len(query.item)) for item in items]
+        starts = [tuple(path.hops[0].tail for path in paths[1:]) for paths in found]
+        return [[PathGroup(p[0], s, 1.0)] if p else [] for p, s in zip(found, starts, strict=True)]
 
 
 def with_model(opened: Release, model: Any) -> Release:

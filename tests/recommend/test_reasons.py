@@ -10,7 +10,7 @@ import pytest
 from film_world import CoCounts, with_model
 
 from slipstream.models.recommender import Hop
-from slipstream.recommend.live_users import LiveUsers
+from slipstream.recommend.live_users import LiveUsers, UserState
 from slipstream.recommend.pipeline import Pipeline, Request
 from slipstream.recommend.release import PipelineSettings, Release
 from slipstream.recommend.slate import Reason
@@ -43,6 +43,20 @@ def test_a_path_through_a_person_is_a_sentence() -> None:
     expected = "because you watched *Star*, directed by George Lucas, who also directed this"
     assert words().path(path) == expected
     assert words("zh").path(path) == "因为你看过《Star》，由George Lucas执导，George Lucas也执导了这一项"
+
+
+def test_a_reason_names_the_other_items_that_lead_the_same_way() -> None:
+    path = hops(("u", "watch", "f0"), ("f0", "next", "f3"))
+    expected = "because you watched *Star*, *Empire* and *Jaws*, often followed by this"
+    assert words().path(path, ["f1", "f2"]) == expected
+    assert words("zh").path(path, ["f1"]) == "因为你看过《Star》和《Empire》，之后人们常选这一项"
+
+
+def test_items_are_named_together_only_if_the_same_was_done_with_them(opened: Release) -> None:
+    state = UserState("u", -1, ("f0", "f1", "f2"), np.array([0, 1, 2], np.int32), ("watch", "watch", "buy"))
+    shelf = opened.shelf
+    (reasons,) = opened.reasons(shelf).of([shelf.number("f3")], state, shelf, "model")
+    assert reasons[0].text == "because you watched *Star* and *Empire*, chosen by the same people as this"
 
 
 @pytest.mark.parametrize(
@@ -130,7 +144,7 @@ def test_path_reasons_are_walks_of_the_data(opened: Release) -> None:
                 assert last.tail == item.item_id
                 weight = together[data.items.number(last.head), data.items.number(last.tail)]
                 assert last.weight == weight > 0
-                assert reason.share == pytest.approx(weight / item.score)
+                assert reason.share == 1.0  # all paths to an item are one group here
 
 
 def history_reasons(opened: Release, history: list[str], item: str) -> tuple[Reason, ...]:
@@ -182,8 +196,8 @@ def test_contributions_that_are_not_numbers_carry_nothing(tmp_path: Path) -> Non
         def contributions(self, query: object, items: np.ndarray) -> np.ndarray:
             return np.full((len(items), 1), np.nan, np.float32)
 
-        def paths(self, query: object, item: int, limit: int) -> list[object]:  # type: ignore[override]
-            return []
+        def path_groups(self, query: object, items: object, limit: int) -> list[list[object]]:  # type: ignore[override]
+            return [[] for _ in items]  # type: ignore[attr-defined]
 
     model = Broken(**vars(CoCounts.of(film_world.snapshot())))
     release = with_model(film_world.release(tmp_path), model)

@@ -34,6 +34,7 @@ from slipstream.models.recommender import (
     FitReport,
     Incremental,
     ModelState,
+    PathGroup,
     PathReason,
     Recommender,
     ScoreMatrix,
@@ -203,14 +204,17 @@ class Fusion:
         """`paths_to` of one item."""
         return self.paths_to(query, [item], limit)[0]
 
-    def paths_to(
-        self, query: Queries, items: Sequence[int], limit: int, *, varied: bool = False
-    ) -> list[list[PathReason]]:
+    def paths_to(self, query: Queries, items: Sequence[int], limit: int) -> list[list[PathReason]]:
         """The paths of the strongest member that has any; [] if none has."""
-        for member in self._strongest_first():
-            if isinstance(member, ExplainsByPaths):
-                return member.paths_to(query, items, limit, varied=varied)
-        return [[] for _ in items]
+        member = self._by_paths()
+        return [[] for _ in items] if member is None else member.paths_to(query, items, limit)
+
+    def path_groups(self, query: Queries, items: Sequence[int], limit: int) -> list[list[PathGroup]]:
+        member = self._by_paths()
+        return [[] for _ in items] if member is None else member.path_groups(query, items, limit)
+
+    def _by_paths(self) -> ExplainsByPaths | None:
+        return next((m for m in self._strongest_first() if isinstance(m, ExplainsByPaths)), None)
 
     def _strongest_first(self) -> list[Recommender]:
         members = list(self._members.values())

@@ -200,6 +200,19 @@ class PathReason:
     share: float
 
 
+@dataclass(frozen=True, slots=True)
+class PathGroup:
+    """Paths that differ only in the item of the history they start from.
+
+    best: the best of them. starts: the items that the others start from, best first. share: of the item's
+    score, all of the group's paths together.
+    """
+
+    best: PathReason
+    starts: tuple[str, ...]
+    share: float
+
+
 @runtime_checkable
 class ExplainsByPaths(Protocol):
     """The best paths behind a score."""
@@ -208,12 +221,14 @@ class ExplainsByPaths(Protocol):
         """Of one query; in descending s(p), ties by number; deterministic. [] if no path reaches the item."""
         ...
 
-    def paths_to(
-        self, query: Queries, items: Sequence[int], limit: int, *, varied: bool = False
-    ) -> list[list[PathReason]]:
-        """`paths` of each of the items, in one search.
+    def paths_to(self, query: Queries, items: Sequence[int], limit: int) -> list[list[PathReason]]:
+        """`paths` of each of the items, in one search."""
+        ...
 
-        varied: the best path of each kind (each metapath) comes before a second one of any.
+    def path_groups(self, query: Queries, items: Sequence[int], limit: int) -> list[list[PathGroup]]:
+        """The groups that say most about each of the items, in descending share; deterministic.
+
+        The best group of each metapath comes before a second one of any.
         """
         ...
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.dataset.queries import Queries
-from slipstream.models.recommender import ExplainsByHistory, ExplainsByPaths, PathReason
+from slipstream.models.recommender import ExplainsByHistory, ExplainsByPaths, PathGroup
 from slipstream.recommend.live_users import UserState
 from slipstream.recommend.newcomers import Shelf
 from slipstream.recommend.slate import Reason, Tier
@@ -24,6 +24,8 @@ ANYBODY = "anybody"
 """The head of a path for a person without an id, who sent only a history."""
 SMALLEST_SHARE = 0.01
 """A history item that carries less than this is noise, not a reason."""
+MOST_ALSO = 2
+"""Items of the history that one reason names beside the first."""
 
 
 @dataclass(frozen=True)
@@ -76,22 +78,27 @@ class Reasons:
     def _paths(
         self, items: Sequence[int], query: Queries, user: UserState, limit: int
     ) -> dict[int, tuple[Reason, ...]]:
-        """The best paths to each item, of different kinds first."""
+        """The groups of paths that say most about each item, of different kinds first."""
         if self.by_paths is None or limit == 0 or not items:
             return dict.fromkeys(items, ())
-        found = self.by_paths.paths_to(query, items, limit, varied=True)
+        found = self.by_paths.path_groups(query, items, limit)
         return {
-            item: tuple(self._path(path, user) for path in paths if path.hops and path.score > 0)
-            for item, paths in zip(items, found, strict=True)
+            item: tuple(self._path(g, user) for g in groups if g.best.hops and g.best.score > 0)
+            for item, groups in zip(items, found, strict=True)
         }
 
-    def _path(self, path: PathReason, user: UserState) -> Reason:
-        """The path as a reason. The model knows no kinds of events: the first hop gets the event's own."""
-        first = path.hops[0]
+    def _path(self, group: PathGroup, user: UserState) -> Reason:
+        """The best path of a group as a reason, with the share of the group.
+
+        The model knows no kinds of events: the first hop gets the event's own. Items of the history that the
+        rest of the group starts from are named with it if the same was done with them.
+        """
+        first = group.best.hops[0]
         kind = user.kind_of(first.tail)
         first = replace(first, head=user.user_id or ANYBODY, relation=kind or first.relation)
-        hops = (first, *path.hops[1:])
-        return Reason("path", self.wording.path(hops), _share(path.share), hops)
+        hops = (first, *group.best.hops[1:])
+        also = [start for start in group.starts if user.kind_of(start) == kind]
+        return Reason("path", self.wording.path(hops, also[:MOST_ALSO]), _share(group.share), hops)
 
     def _contributions(self, items: Sequence[int], query: Queries) -> NDArray[np.float32]:
         """[len(items), H]; zeros where the model cannot split its score or does not know the item."""

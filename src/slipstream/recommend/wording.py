@@ -95,10 +95,13 @@ class Wording:
             return f"popular with {people:,} {'person' if people == 1 else 'people'}"
         return f"受到{people}人欢迎"
 
-    def path(self, hops: Sequence[Hop]) -> str:
-        """The whole path in one sentence; the last tail is called "this"."""
+    def path(self, hops: Sequence[Hop], also: Sequence[str] = ()) -> str:
+        """The whole path in one sentence; the last tail is called "this".
+
+        also: items of the history from which the same leads on, by the same kind of event.
+        """
         last = len(hops) - 1
-        parts = [self._first(hops[0], this=last == 0)]
+        parts = [self._first(hops[0], also, this=last == 0)]
         for number in range(1, len(hops)):
             hop = hops[number]
             if number < last and self._is_event(hops[number + 1]):
@@ -121,11 +124,18 @@ class Wording:
     def _because(self, kind: str, name: str) -> str:
         return self._pick(f"because you {self._verb(kind)} {name}", f"因为你{self._verb(kind)}{name}")
 
-    def _first(self, hop: Hop, *, this: bool) -> str:
+    def _first(self, hop: Hop, also: Sequence[str], *, this: bool) -> str:
         if this or self.title(hop.tail) is not None:
-            return self._because(hop.relation, self._tail(hop, this=this))
+            names = [self._tail(hop, this=this), *map(self._name, also)]
+            return self._because(hop.relation, self._listed(names))
         name, value = _words(hop.relation), self._tail(hop, this=False)
         return self._pick(f"because your {name} is {value}", f"因为你的{name}是{value}")
+
+    def _listed(self, names: Sequence[str]) -> str:
+        *others, last = names
+        if not others:
+            return last
+        return self._pick(f"{', '.join(others)} and {last}", f"{'、'.join(others)}和{last}")
 
     def _step(self, hop: Hop, *, this: bool) -> str:
         head, tail = self._value(hop.head, hop.relation), self._tail(hop, this=this)

@@ -22,7 +22,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from typing import ClassVar, Self
 
 import numpy as np
@@ -35,14 +34,28 @@ from slipstream.config import Settings
 from slipstream.dataset.queries import Queries
 from slipstream.models.path_reasoning.attention import Starts, attention, event_ranks, starts_of
 from slipstream.models.path_reasoning.fitting import attributes_of, fit_reasoner
+from slipstream.models.path_reasoning.frontier import Frontier
+from slipstream.models.path_reasoning.groups import Group, best_groups
 from slipstream.models.path_reasoning.legs import EdgeLeg, FacetLeg
-from slipstream.models.path_reasoning.search import Found, Frontier
+from slipstream.models.path_reasoning.search import Found, best_paths
 from slipstream.models.path_reasoning.settings import PathReasonerSettings
 from slipstream.models.path_reasoning.walkable import Walkable
-from slipstream.models.recommender import FitContext, FitReport, Hop, PathReason, ScoreMatrix, TrainingData
+from slipstream.models.recommender import (
+    FitContext,
+    FitReport,
+    Hop,
+    PathGroup,
+    PathReason,
+    ScoreMatrix,
+    TrainingData,
+)
 
 VISITOR = "visitor"
 _BATCH = 512
+_STARTS_NAMED = 5
+"""Items of the history that are named of a group, beside the one its best path starts from."""
+_NAMED_FROM = 0.25
+"""... if their path scores this much of the best one."""
 
 
 @dataclass(frozen=True)
@@ -127,28 +140,46 @@ class PathReasoner:
         """`paths_to` of one item."""
         return self.paths_to(query, [item], limit)[0]
 
-    def paths_to(
-        self, query: Queries, items: Sequence[int], limit: int, *, varied: bool = False
-    ) -> list[list[PathReason]]:
+    def paths_to(self, query: Queries, items: Sequence[int], limit: int) -> list[list[PathReason]]:
         """The `limit` best paths of one query to each item, in descending score; shares of the item's score.
 
         Ties: by the order of the legs, then by start and entity. The head is `visitor`: the asker knows who.
-        varied: the best path of each kind comes before the second best of any (see `_choice`).
         One search for all items, over what `score` has laid out if it was asked the same; see search.py.
         """
-        known = sorted({int(item) for item in items if 0 <= item < len(self._items)})
-        if limit < 1 or not known:
+        known = self._known(items)
+        if limit < 1 or not len(known):
             return [[] for _ in items]
-        frontier = self._frontier(query.part(0, 1))
-        found = frontier.best(np.array(known), limit, varied=varied)
-        ends = np.searchsorted(found.place, np.arange(len(known) + 1))
-        reasons = {}
-        for place, item in enumerate(known):
-            rows = range(int(ends[place]), int(ends[place + 1]))
-            chosen = _choice(found, rows, limit) if varied else rows[:limit]
-            total = float(found.total[place])
-            reasons[item] = [self._reason(found, row, item, total) for row in chosen]
+        found = best_paths(self._frontier(query.part(0, 1)), known, limit)
+        ends = np.searchsorted(found.place, np.arange(len(known) + 1)).tolist()
+        reasons = {
+            item: [self._reason(found, row, item) for row in range(begin, min(end, begin + limit))]
+            for item, begin, end in zip(known.tolist(), ends, ends[1:], strict=False)
+        }
         return [list(reasons.get(int(item), ())) for item in items]
+
+    def path_groups(self, query: Queries, items: Sequence[int], limit: int) -> list[list[PathGroup]]:
+        """See `ExplainsByPaths`; groups.py says what a group is and which are shown."""
+        known = self._known(items)
+        if limit < 1 or not len(known):
+            return [[] for _ in items]
+        found = best_groups(self._frontier(query.part(0, 1)), known, limit)
+        groups = {
+            item: [self._group(group, item) for group in groups]
+            for item, groups in zip(known.tolist(), found, strict=True)
+        }
+        return [list(groups.get(int(item), ())) for item in items]
+
+    def _known(self, items: Sequence[int]) -> NDArray[np.int64]:
+        return np.array(sorted({int(i) for i in items if 0 <= i < len(self._items)}), np.int64)
+
+    def _group(self, group: Group, item: int) -> PathGroup:
+        found, first = group.found, group.rows[0]
+        best = self._reason(found, first, item)
+        if self._starts[int(found.leg[first])].people:
+            return PathGroup(best, (), best.share)  # each attribute of a person is a reason of its own
+        least = _NAMED_FROM * float(found.score[first])
+        others = [int(found.start[row]) for row in group.rows[1:] if float(found.score[row]) >= least]
+        return PathGroup(best, tuple(self._items[number] for number in others[:_STARTS_NAMED]), group.share)
 
     def _frontier(self, query: Queries) -> Frontier:
         """What one asker can walk; kept, since the same one is usually scored and then explained."""
@@ -173,7 +204,7 @@ class PathReasoner:
             legs.append((start.leg, starts))
         return Frontier(legs, len(self._items))
 
-    def _reason(self, found: Found, row: int, item: int, total: float) -> PathReason:
+    def _reason(self, found: Found, row: int, item: int) -> PathReason:
         """Names for one path that is shown."""
         fitted, start = self._fitted, self._starts[int(found.leg[row])]
         number, facet, end = int(found.start[row]), int(found.facet[row]), self._items[item]
@@ -190,7 +221,7 @@ class PathReasoner:
             there, back = start.leg.hop_names(facet)
             entity = fitted.entities[int(start.leg.facet_entity[facet])]
             hops = (begin, Hop(middle, there, entity, second), Hop(entity, back, end, third))
-        return PathReason(hops, score, score / total)
+        return PathReason(hops, score, score / float(found.total[found.place[row]]))
 
     def exported_edges(self) -> pl.DataFrame:
         """head, relation, tail of every edge a path can walk, events and people's own attributes aside."""
@@ -226,20 +257,6 @@ class PathReasoner:
     @classmethod
     def load(cls, artifact: Artifact, settings: PathReasonerSettings) -> Self:
         return cls(settings, Walkable.read(artifact), FitReport())
-
-
-def _choice(found: Found, rows: range, limit: int) -> list[int]:
-    """The best path, then the best of another kind: two ways to say the same thing are one reason.
-
-    What people do together (straight from item to item) is one kind, each relation of facts another. Where
-    there are fewer kinds than `limit`, the next best fill up. In descending score.
-    """
-    kinds: dict[int, int] = {}
-    for row in rows:
-        kinds.setdefault(int(found.kind[row]), row)
-    chosen = set(list(kinds.values())[:limit])
-    rest = (row for row in rows if row not in chosen)
-    return sorted([*chosen, *islice(rest, limit - len(chosen))])
 
 
 def _edge_columns(leg: EdgeLeg, heads: pl.Series, tails: pl.Series) -> dict[str, pl.Series]:

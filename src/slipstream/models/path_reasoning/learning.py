@@ -266,6 +266,7 @@ def hidden_items(
 _SMALLEST_FACTOR = 0.05
 _FACTORS = (0.0, 0.1, 0.25, 0.5, 2.0, 4.0)
 _WORTH_IT = 1.002  # a factor is taken when NDCG grows by more than this
+_SPARED_FOR = 1.01  # what fewer and stronger paths may cost, beside the best
 
 
 def balanced(
@@ -277,8 +278,9 @@ def balanced(
     """(factors [G], NDCG@10 before and after) by coordinate search from all ones.
 
     The loss counts every item alike; people look at ten. groups: [G, Q, I], weighted sums of features, for
-    all items. sparing: [G], groups that become as small as they can without harm, but never vanish: facts,
-    which lead along many faint paths, and which can be told as reasons. Two rounds; O(G x 12) rankings.
+    all items. sparing: [G], groups that become as small as they can for a hundredth of NDCG, but never
+    vanish: facts, which lead along many faint paths, and which can be told as reasons. Two rounds;
+    O(G x 12) rankings.
     """
     factors = np.ones(len(groups))
     quality = _ndcg(groups, factors, holdout)
@@ -302,7 +304,7 @@ def balanced(
             other[group] *= factor
             if (
                 other[group] >= _SMALLEST_FACTOR
-                and (found := _ndcg(groups, other, holdout)) * _WORTH_IT >= best
+                and (found := _ndcg(groups, other, holdout)) * _SPARED_FOR >= best
             ):
                 factors, quality = other, found
                 break

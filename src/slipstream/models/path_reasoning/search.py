@@ -1,32 +1,24 @@
 """The best paths of one asker to many items, in one search.
 
-What the asker can walk is laid out once (`Frontier`), as flat arrays: scores and paths are read from there. A
-search goes to all wanted items at once and meets in the middle: the asker's side holds the walks to entities,
-the item's side the entities (facets) that lead to it. The best walk to a facet times the last hop is the best
+It goes to all wanted items at once and meets in the middle: the asker's side holds the walks to entities, the
+item's side the entities (facets) that lead to it. The best walk to a facet times the last hop is the best
 path of that pair; the K-th largest of these products (and of the straight paths) is a floor under the K-th
 best path, and only pairs that reach it are spelled out. Exact; O(walks of the asker + facets of the items),
-and no Python object per hop: names are for the few that are shown.
+and without a Python object per hop: names are for the few that are shown.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
-from numpy.typing import NDArray
 
 from slipstream.graph.weighted_graph import ranges
-from slipstream.models.path_reasoning.attention import Starts
-from slipstream.models.path_reasoning.legs import EdgeLeg, FacetLeg
+from slipstream.models.path_reasoning.frontier import EdgeWalks, FacetWalks, Floats, Frontier, Ints, added
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-_Columns = tuple[Any, Any, Any, Any, Any, Any, Any, Any, Any]
+Columns = tuple[Any, Any, Any, Any, Any, Any, Any, Any, Any]
 """The arrays of `Found`, but for `total`."""
 
 STRAIGHT = 0
@@ -52,97 +44,8 @@ class Found:
     total: Floats  # [T]
 
 
-class _Walks:
-    """The rows of a matrix that an asker starts at, one after the other."""
-
-    def __init__(self, matrix: sp.csr_matrix, starts: Starts) -> None:
-        self.starts = starts
-        begin, end = matrix.indptr[starts.node], matrix.indptr[starts.node + 1]
-        cells = ranges(begin, end)
-        self.row_end = np.cumsum(end - begin)
-        self.head = matrix.indices[cells].astype(np.int64)  # where the walk has come to; int64 gathers faster
-        self.gamma = matrix.data[cells]
-        self.score = np.repeat(starts.weight, end - begin) * self.gamma
-
-    def row(self, walk: Ints) -> Ints:
-        """The start of each walk, as a row of `starts`."""
-        return np.searchsorted(self.row_end, walk, side="right")
-
-
-class EdgeWalks(_Walks):
-    """An asker's walks over one relation to items."""
-
-    def __init__(self, leg: EdgeLeg, starts: Starts) -> None:
-        super().__init__(leg.matrix, starts)
-
-    def sums(self, items: int) -> Floats:
-        """[I]"""
-        return _added(self.head, self.score, items)
-
-
-class FacetWalks(_Walks):
-    """An asker's walks up to the entities."""
-
-    def __init__(self, leg: FacetLeg, starts: Starts) -> None:
-        super().__init__(leg.out, starts)
-        self.leg = leg
-
-    @cached_property
-    def arrived(self) -> Floats:
-        """[F]: the sum over walks that arrive at a facet."""
-        return _added(self.head, self.score, self.leg.facet_count)
-
-    def sums(self, items: int) -> Floats:
-        """[I]"""
-        sums = np.asarray(self.leg.to_items @ self.arrived)
-        self.leg.take_back(sums, self.starts.node, self.starts.node, self.starts.weight)
-        return sums
-
-
-class Frontier:
-    """All that one asker can walk. The order of the legs breaks ties."""
-
-    def __init__(self, legs: Sequence[tuple[EdgeLeg | FacetLeg, Starts]], items: int) -> None:
-        self.legs, self.items = legs, items
-        self.walks: list[EdgeWalks | FacetWalks] = [
-            EdgeWalks(leg, starts) if isinstance(leg, EdgeLeg) else FacetWalks(leg, starts)
-            for leg, starts in legs
-        ]
-
-    @cached_property
-    def sums(self) -> Floats:
-        """[I]: the sum over paths to each item."""
-        total = np.zeros(self.items)
-        for walks in self.walks:
-            total += walks.sums(self.items)
-        return total
-
-    def best(self, items: Ints, limit: int, *, varied: bool = False) -> Found:
-        """The `limit` best paths to each of the items (ascending, distinct) and their ties.
-
-        varied: the best of each kind too, to choose from. An item of the history is searched for without
-        itself as a start: a walk over an entity back to where it came from is no path.
-        """
-        touched = np.zeros(len(items), bool)
-        for walks in self.walks:
-            if isinstance(walks, FacetWalks) and len(node := walks.starts.node):
-                touched |= node[np.minimum(np.searchsorted(node, items), len(node) - 1)] == items
-        if not touched.any():
-            return _search(self, items, limit, varied=varied)
-        places = [np.flatnonzero(~touched), *np.flatnonzero(touched)[:, None]]
-        parts = [_search(self, items[places[0]], limit, varied=varied)]
-        parts += [
-            _search(self._without(int(items[p[0]])), items[p], limit, varied=varied) for p in places[1:]
-        ]
-        return _together(places, parts, len(items))
-
-    def _without(self, item: int) -> Frontier:
-        legs = [(leg, s.without(item) if isinstance(leg, FacetLeg) else s) for leg, s in self.legs]
-        return Frontier(legs, self.items)
-
-
 @dataclass(frozen=True)
-class _Straight:
+class Straight:
     """The straight paths to the wanted items."""
 
     place: Ints
@@ -152,7 +55,7 @@ class _Straight:
 
 
 @dataclass(frozen=True)
-class _Pairs:
+class Pairs:
     """The pairs of a wanted item and a facet that the asker reaches, and the walks to those facets."""
 
     place: Ints
@@ -164,26 +67,33 @@ class _Pairs:
     arriving: Ints  # numbers of walks that come to any of the facets
 
 
-def _search(frontier: Frontier, items: Ints, limit: int, *, varied: bool) -> Found:
-    straight = _straight(frontier, items)
-    total = _added(straight.place, straight.score, len(items))
-    facets = next(((n, w) for n, w in enumerate(frontier.walks) if isinstance(w, FacetWalks)), None)
+def best_paths(frontier: Frontier, items: Ints, limit: int) -> Found:
+    """The `limit` best paths to each of the items (ascending, distinct), and what ties with the last."""
+    total = np.zeros(len(items))
+    columns: list[Columns] = []
+    for places, part in frontier.parts(items):
+        found = _search(part, items[places], limit)
+        total[places] = found.total
+        rest = (found.leg, found.start, found.facet, found.kind, found.first, found.second, found.third)
+        columns.append((places[found.place], *rest, found.score))
+    return columns_sorted(columns, total)
+
+
+def _search(frontier: Frontier, items: Ints, limit: int) -> Found:
+    straight, facets = straight_to(frontier, items), frontier.facets
+    total = added(straight.place, straight.score, len(items))
     if facets is None:
         floor = _floors(straight.place, straight.score, len(items), limit)
-        return _sorted([_straight_paths(frontier, straight, floor)], total)
-    pairs = _pairs(facets[1], items)
-    total += _added(pairs.place, pairs.total, len(items))
+        return columns_sorted([straight_paths(frontier, straight, floor[straight.place])], total)
+    pairs = pairs_to(facets[1], items)
+    total += added(pairs.place, pairs.total, len(items))
     place = np.concatenate([straight.place, pairs.place])
     floor = _floors(place, np.concatenate([straight.score, pairs.best]), len(items), limit)
-    lowest = floor[pairs.place]
-    if varied:
-        lowest = np.minimum(lowest, _best_of_group(pairs.place, pairs.kind, pairs.best))
-        floor = np.minimum(floor, _best_of(straight.place, straight.score, len(items)))
-    paths = [_straight_paths(frontier, straight, floor), _facet_paths(*facets, pairs, lowest)]
-    return _sorted(paths, total)
+    found = straight_paths(frontier, straight, floor[straight.place])
+    return columns_sorted([found, facet_paths(*facets, pairs, floor[pairs.place])], total)
 
 
-def _straight(frontier: Frontier, items: Ints) -> _Straight:
+def straight_to(frontier: Frontier, items: Ints) -> Straight:
     mark = np.zeros(frontier.items, bool)
     mark[items] = True
     parts = [(_NONE, _NONE, _NONE, np.zeros(0))]
@@ -192,10 +102,10 @@ def _straight(frontier: Frontier, items: Ints) -> _Straight:
             hit = np.flatnonzero(mark[walks.head])
             place = np.searchsorted(items, walks.head[hit])
             parts.append((place, np.full(len(hit), number), hit, walks.score[hit]))
-    return _Straight(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    return Straight(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _pairs(walks: FacetWalks, items: Ints) -> _Pairs:
+def pairs_to(walks: FacetWalks, items: Ints) -> Pairs:
     leg = walks.leg
     begin, end = leg.to_items.indptr[items], leg.to_items.indptr[items + 1]
     cells = ranges(begin, end)
@@ -210,12 +120,7 @@ def _pairs(walks: FacetWalks, items: Ints) -> _Pairs:
     met = np.flatnonzero(best)
     place, facet, back = place[met], facet[met], back[met]
     kind = leg.facet_kind[facet] + (STRAIGHT + 1)
-    return _Pairs(place, facet, back, best[met], walks.arrived[facet] * back, kind, arriving)
-
-
-def _added(group: Ints, value: Floats, groups: int) -> Floats:
-    """[groups]: the sum of the values of each."""
-    return np.bincount(group, value, minlength=groups).astype(np.float64, copy=False)
+    return Pairs(place, facet, back, best[met], walks.arrived[facet] * back, kind, arriving)
 
 
 def _floors(place: Ints, score: Floats, items: int, limit: int) -> Floats:
@@ -228,24 +133,9 @@ def _floors(place: Ints, score: Floats, items: int, limit: int) -> Floats:
     return floor
 
 
-def _best_of(group: Ints, score: Floats, groups: int) -> Floats:
-    """[groups]: the largest score of each, infinite where there is none."""
-    best = np.zeros(groups)
-    np.maximum.at(best, group, score)
-    return np.where(best > 0, best, np.inf)
-
-
-def _best_of_group(place: Ints, kind: Ints, score: Floats) -> Floats:
-    """[pairs]: the best score of each one's item and kind."""
-    kinds = int(kind.max(initial=0)) + 1
-    group = place * kinds + kind
-    groups = (int(place.max(initial=0)) + 1) * kinds
-    return np.asarray(_best_of(group, score, groups)[group])
-
-
-def _straight_paths(frontier: Frontier, straight: _Straight, floor: Floats) -> _Columns:
-    """The straight paths at or above the floor of their item."""
-    kept = np.flatnonzero((straight.score >= floor[straight.place]) & (straight.score > 0))
+def straight_paths(frontier: Frontier, straight: Straight, lowest: Floats) -> Columns:
+    """lowest: the score from which each straight path is kept."""
+    kept = np.flatnonzero((straight.score >= lowest) & (straight.score > 0))
     leg, walk = straight.leg[kept], straight.walk[kept]
     start, first, gamma = np.zeros(len(kept), np.int64), np.zeros(len(kept)), np.zeros(len(kept))
     for number in set(leg.tolist()):
@@ -257,7 +147,7 @@ def _straight_paths(frontier: Frontier, straight: _Straight, floor: Floats) -> _
     return straight.place[kept], leg, start, none, kind, first, gamma, one, straight.score[kept]
 
 
-def _facet_paths(number: int, walks: FacetWalks, pairs: _Pairs, lowest: Floats) -> _Columns:
+def facet_paths(number: int, walks: FacetWalks, pairs: Pairs, lowest: Floats) -> Columns:
     """lowest: [pairs], the floor of each pair's paths."""
     kept = np.flatnonzero(pairs.best >= lowest)
     mark = np.zeros(walks.leg.facet_count, bool)
@@ -284,24 +174,13 @@ def _facet_paths(number: int, walks: FacetWalks, pairs: _Pairs, lowest: Floats) 
     )
 
 
-def _sorted(paths: Sequence[_Columns], total: Floats) -> Found:
+def columns_sorted(paths: Sequence[Columns], total: Floats) -> Found:
     columns = [np.concatenate(parts) for parts in zip(*paths, strict=True)]
     place, leg, start, facet, kind, first, second, third, score = columns
     o = np.lexsort((facet, start, leg, -score, place))
     return Found(
         place[o], leg[o], start[o], facet[o], kind[o], first[o], second[o], third[o], score[o], total
     )
-
-
-def _together(places: Sequence[Ints], parts: Sequence[Found], items: int) -> Found:
-    """Searches for different items as one. places: of the items of each part among all."""
-    total = np.zeros(items)
-    columns: list[_Columns] = []
-    for place, found in zip(places, parts, strict=True):
-        total[place] = found.total
-        rest = (found.leg, found.start, found.facet, found.kind, found.first, found.second, found.third)
-        columns.append((place[found.place], *rest, found.score))
-    return _sorted(columns, total)
 
 
 _NONE = np.zeros(0, np.int64)

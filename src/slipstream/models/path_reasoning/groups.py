@@ -1,0 +1,95 @@
+"""Paths that say the same thing, together: they differ only in the item of the history they start from.
+
+A group is one entity seen through one relation ("directed by him"), or one relation straight to the item
+("often followed by this"). Its score is the sum over its paths, so groups add up to the item's score as paths
+do, and a few of them carry most of it where single paths are many and faint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from slipstream.models.path_reasoning.frontier import Floats, Frontier, Ints, added
+from slipstream.models.path_reasoning.search import (
+    STRAIGHT,
+    Columns,
+    Found,
+    columns_sorted,
+    facet_paths,
+    pairs_to,
+    straight_paths,
+    straight_to,
+)
+
+
+@dataclass(frozen=True)
+class Group:
+    """rows: its paths in `found`, best first. share: of the score of the item."""
+
+    found: Found
+    rows: tuple[int, ...]
+    share: float
+
+
+def best_groups(frontier: Frontier, items: Ints, limit: int) -> list[list[Group]]:
+    """The `limit` groups to show for each of the items (ascending, distinct), in descending share.
+
+    The best group of each kind (what people do together; each relation of facts) comes before the second best
+    of any kind. Ties by leg and facet. Cost: that of one search, and the paths of the groups that are shown.
+    """
+    result: list[list[Group]] = [[] for _ in items]
+    for places, part in frontier.parts(items):
+        if len(places):
+            for place, groups in zip(places.tolist(), _groups(part, items[places], limit), strict=True):
+                result[place] = groups
+    return result
+
+
+def _groups(frontier: Frontier, items: Ints, limit: int) -> list[list[Group]]:
+    straight, facets = straight_to(frontier, items), frontier.facets
+    legs = len(frontier.walks)
+    by_leg = straight.place * legs + straight.leg
+    together = added(by_leg, straight.score, len(items) * legs)
+    used = np.flatnonzero(together)
+    place, leg, total = used // max(1, legs), used % max(1, legs), together[used]
+    facet, kind = np.full(len(used), -1), np.full(len(used), STRAIGHT)
+    if facets is not None:
+        pairs = pairs_to(facets[1], items)
+        place, total = np.concatenate([place, pairs.place]), np.concatenate([total, pairs.total])
+        leg = np.concatenate([leg, np.full(len(pairs.place), facets[0])])
+        facet, kind = np.concatenate([facet, pairs.facet]), np.concatenate([kind, pairs.kind])
+    whole = added(place, total, len(items))
+    chosen = _chosen(place, kind, total, leg, facet, len(items), limit)
+    columns: list[Columns] = []
+    taken = np.isin(by_leg, place[chosen] * legs + leg[chosen])  # a facet's group has the leg of no walk here
+    columns.append(straight_paths(frontier, straight, np.where(taken, 0.0, np.inf)))
+    if facets is not None:
+        wanted = np.full(len(pairs.place), np.inf)
+        wanted[chosen[chosen >= len(used)] - len(used)] = 0.0
+        columns.append(facet_paths(*facets, pairs, wanted))
+    found = columns_sorted(columns, whole)
+    rows: dict[tuple[int, int, int], list[int]] = {}
+    for row, key in enumerate(
+        zip(found.place.tolist(), found.leg.tolist(), found.facet.tolist(), strict=True)
+    ):
+        rows.setdefault(key, []).append(row)
+    result: list[list[Group]] = [[] for _ in items]
+    for number in chosen.tolist():
+        at = int(place[number])
+        own = rows[at, int(leg[number]), int(facet[number])]
+        result[at].append(Group(found, tuple(own), float(total[number] / whole[at])))
+    return result
+
+
+def _chosen(place: Ints, kind: Ints, total: Floats, leg: Ints, facet: Ints, items: int, limit: int) -> Ints:
+    """Numbers of the groups to show, in descending total within each item."""
+    order = np.lexsort((facet, leg, -total, kind, place))
+    key = place[order] * (int(kind.max(initial=0)) + 1) + kind[order]
+    leads = np.zeros(len(order), bool)
+    leads[order[np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))[: len(order)]]] = True
+    order = np.lexsort((facet, leg, -total, ~leads, place))
+    rank = np.arange(len(order)) - np.searchsorted(place[order], np.arange(items))[place[order]]
+    order = order[rank < limit]
+    return order[np.lexsort((facet[order], leg[order], -total[order], place[order]))]
