@@ -12,6 +12,7 @@ Cauchy–Schwarz), and the stop by descending norms of Teflioudi et al. 2015 (LE
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,6 +100,21 @@ class ItemIndex:
             self._table, self._kernel.level, queries, len(queries), k, excluded, items, scores
         )
         return items, scores
+
+    def scores(self, query: NDArray[np.float32], items: NDArray[np.int32]) -> NDArray[np.float32]:
+        """[N] exact scores of some items for a query [D] that is finite; NaN for items that are no answer."""
+        found = np.full(len(items), np.nan, np.float32)
+        answers = self._answers[items]
+        found[answers] = exact_scores(query, self._rows[items[answers]])
+        return found
+
+    @cached_property
+    def mean(self) -> NDArray[np.float64]:
+        """[D], of all vectors that may be an answer; times a query: their mean score."""
+        if not self._answers.any():
+            return np.zeros(self.dim)
+        found: NDArray[np.float64] = self._rows.mean(0, np.float64, where=self._answers[:, None])
+        return found
 
     def _search_by_numpy(
         self,

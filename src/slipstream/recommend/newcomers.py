@@ -20,7 +20,7 @@ import fcntl
 import json
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -195,8 +195,14 @@ class Shelf:
         finite = np.isfinite(scores)
         if not self.newcomers or not finite.any():
             return np.full(len(self.newcomers), np.nan, np.float32)
-        mean = float(scores[finite].mean(dtype=np.float64))
-        return np.array([_borrowed(new, scores, finite, mean) for new in self.newcomers], np.float32)
+        return self.borrowed(lambda items: scores[items], float(scores[finite].mean(dtype=np.float64)))
+
+    def borrowed(
+        self, scores_of: Callable[[NDArray[np.int32]], NDArray[np.float32]], mean: float
+    ) -> NDArray[np.float32]:
+        """[N] `new_scores`, from the scores of some items and the mean of all."""
+        found = [_borrowed(new.weights, scores_of(new.neighbours), mean) for new in self.newcomers]
+        return np.array(found, np.float32)
 
     def alike(self, number: int) -> NDArray[np.float32]:
         """[I + N] cosine of attributes with one item; -1 for itself."""
@@ -246,10 +252,11 @@ def _has(attributes: Mapping[str, tuple[str, ...]], column: str, texts: tuple[st
     return not set(texts).isdisjoint(attributes.get(column, ()))
 
 
-def _borrowed(new: Newcomer, scores: NDArray[np.float32], finite: NDArray[np.bool_], mean: float) -> float:
-    usable = finite[new.neighbours]
-    weights = new.weights[usable].astype(np.float64)
-    total = float(weights @ scores[new.neighbours[usable]])
+def _borrowed(weights: NDArray[np.float32], scores: NDArray[np.float32], mean: float) -> float:
+    """Of one newcomer: weights and scores [N'] of its neighbours, NaN where the model says nothing."""
+    usable = np.isfinite(scores)
+    weights = weights[usable].astype(np.float64)
+    total = float(weights @ scores[usable])
     return (total + PRIOR * mean) / (float(weights.sum()) + PRIOR)
 
 

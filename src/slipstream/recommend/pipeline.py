@@ -182,11 +182,10 @@ class Pipeline:
         """What the best items are chosen from, and who says so: popularity where nothing is known."""
         query = user.query(now_us)
         if user.number >= 0 or len(query.item):
-            # a newcomer borrows from the scores of all items, so with newcomers there is no search
-            if self.release.searchable is not None and not shelf.newcomers:
+            if self.release.searchable is not None:
                 vector = self._vector(self.release.searchable, user, query)
                 if np.isfinite(vector).all():
-                    return Searched(self.release.searchable.index(), vector), "model"
+                    return Searched(self.release.searchable.index(), vector, shelf), "model"
             else:
                 scores = self._primary_scores(user, query)
                 if np.isfinite(scores).any():

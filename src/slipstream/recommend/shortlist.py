@@ -39,13 +39,22 @@ class Scored:
 
 
 class Searched:
-    """An index and what to look for, [1, D]. Of released items only: there must be no newcomers."""
+    """An index and what to look for, [1, D]. The few newcomers of the shelf are scored all."""
 
-    def __init__(self, index: ItemIndex, vector: NDArray[np.float32]) -> None:
+    def __init__(self, index: ItemIndex, vector: NDArray[np.float32], shelf: Shelf) -> None:
         self._index, self._vector = index, vector
+        self._new: Scored | None = None
+        if shelf.newcomers:
+            mean = float(index.mean @ vector[0])
+            self._new = Scored(shelf.borrowed(lambda items: index.scores(vector[0], items), mean))
 
     def best(self, excluded: NDArray[np.bool_], k: int) -> list[Pair]:
-        return _pairs(*self._index.search(self._vector, k, excluded=excluded))
+        released = self._index.items
+        found = _pairs(*self._index.search(self._vector, k, excluded=excluded[:released]))
+        if self._new is None:
+            return found
+        new = [(released + item, score) for item, score in self._new.best(excluded[released:], k)]
+        return sorted(found + new, key=lambda pair: (-pair[1], pair[0]))[:k]
 
 
 def _pairs(items: NDArray[np.int32], scores: NDArray[np.float32]) -> list[Pair]:
