@@ -159,8 +159,11 @@ class Pipeline:
             raise UsageError(f"k must be between 1 and {MOST_ITEMS}, got {k}")
         shelf = self._shelf.now()
         item = _known(shelf, item_id)
-        known = item < len(shelf.items)
-        scores = self.release.likeness(item) if known else np.full(len(shelf.items), np.nan, np.float32)
+        if (listed := self._listed(item, k, shelf)) is not None:
+            return self._slate(None, listed, [()] * len(listed), "cache", shelf, "")
+        scores = np.full(len(shelf.items), np.nan, np.float32)
+        if item < len(shelf.items):
+            scores = self.release.likeness.of(np.array([item], np.int32))[0]
         if np.isfinite(scores).any():
             extended = np.concatenate([scores, shelf.new_scores(scores)])
         else:
@@ -170,6 +173,19 @@ class Pipeline:
         excluded[item] = True
         chosen = self._choose(Scored(extended), excluded, k, shelf, variety=False)
         return self._slate(None, chosen, [()] * len(chosen), "model", shelf, "")
+
+    def _listed(self, item: int, k: int, shelf: Shelf) -> list[tuple[int, float]] | None:
+        """The K most alike by the release's own lists; None where those cannot tell all of them."""
+        lists = self.release.similar
+        if lists is None or shelf.newcomers or item >= len(shelf.items):
+            return None
+        items, scores = lists[0][item], lists[1][item]
+        there = items >= 0
+        shown = there.copy()
+        shown[there] = ~never_shown(shelf, self.rules)[items[there]]
+        found = [(int(i), float(s)) for i, s in zip(items[shown][:k], scores[shown][:k], strict=True)]
+        complete = len(found) == k or (there.any() and not there.all())
+        return found if complete else None
 
     def _user(self, request: Request) -> UserState:
         if request.history is None and request.user_id is not None:

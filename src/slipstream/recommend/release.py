@@ -4,6 +4,7 @@
     people, user_events counts per item and user
     catalogue/          titles and attribute values
     primary/ popularity/ path_reasoner/   models
+    similar_items, similar_scores   the most alike of each item, where that was cheap to find
     labels/             what people read for graph entities
     settings, rules, metrics   JSON
 
@@ -43,7 +44,6 @@ from slipstream.dataset.vocabulary import Vocabulary
 from slipstream.errors import CorruptArtifact, NotThere, UsageError
 from slipstream.graph.linked_graph import LinkedGraph
 from slipstream.models.recommender import (
-    Embeds,
     ExplainsByHistory,
     ExplainsByPaths,
     Incremental,
@@ -52,6 +52,7 @@ from slipstream.models.recommender import (
 )
 from slipstream.models.registry import load_model, save_model
 from slipstream.recommend.catalogue import Catalogue
+from slipstream.recommend.likeness import Likeness, Lists
 from slipstream.recommend.live_users import NOBODY
 from slipstream.recommend.newcomers import Shelf
 from slipstream.recommend.ranking import rank
@@ -198,32 +199,17 @@ class Release:
             wording=Wording(self.settings.language, self.settings.verbs, title, self.labels),
         )
 
-    def likeness(self, item: int) -> NDArray[np.float32]:
-        """[I] how like `item` every item is to the primary model, > 0; NaN where it is not or cannot say.
-
-        A model with vectors gives their cosine; any other is asked what it would show to a person who has
-        touched this one item only. If it would show the same to one who touched nothing, it cannot say.
-        """
-        if isinstance(self.primary, Embeds):
-            vectors = self._directions
-            scores = np.asarray(vectors @ vectors[item], np.float32)
-        else:
-            asked, unasked = self.primary.score(query_of([item])), self.primary.score(query_of([]))
-            scores = np.array(asked[0], np.float32)
-            if np.array_equal(asked, unasked, equal_nan=True):
-                scores[:] = np.nan
-        scores[~(scores > 0)] = np.nan
-        return scores
+    @cached_property
+    def likeness(self) -> Likeness:
+        """How like two items are to the primary model."""
+        return Likeness(self.primary)
 
     @cached_property
-    def _directions(self) -> NDArray[np.float32]:
-        """[I, D] item vectors of unit length; NaN for an item without one."""
-        assert isinstance(self.primary, Embeds)  # noqa: S101 - asked only then
-        vectors = np.asarray(self.primary.item_vectors(), np.float32)
-        length = np.linalg.norm(vectors, axis=1, keepdims=True)
-        found = np.full_like(vectors, np.nan)
-        np.divide(vectors, length, out=found, where=length > 0)
-        return found
+    def similar(self) -> Lists | None:
+        """The most alike of every item, if they were made with the release."""
+        if not self._artifact.has("similar_items.npy"):
+            return None
+        return self._artifact.array("similar_items"), self._artifact.array("similar_scores")
 
     def warm(self) -> None:
         """Load every part and answer once, so that the first caller does not wait."""
@@ -293,6 +279,9 @@ def write_release(
             if named is not None:
                 with writer.part(place, "model") as part:
                     save_model(named.name, named.model, part)
+        if (lists := Likeness(primary.model).lists(len(snapshot.items))) is not None:
+            writer.array("similar_items", lists[0])
+            writer.array("similar_scores", lists[1])
         writer.json("settings", settings.model_dump(mode="json"))
         writer.json("rules", rules.model_dump(mode="json"))
         writer.json("metrics", dict(metrics or {}))

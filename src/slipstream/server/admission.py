@@ -53,6 +53,10 @@ class Line:
     def inside(self) -> int:
         return len(self._waiting)
 
+    def full(self) -> bool:
+        """Whether nobody would be let in now."""
+        return len(self._waiting) >= FEWEST and len(self._waiting) >= self._places(time.perf_counter())
+
     async def run(self, work: Callable[[], T]) -> T:
         """What `work` returns or raises; Problem 503 for who is not let in, or has waited too long."""
         now = time.perf_counter()

@@ -23,6 +23,7 @@ from slipstream.errors import (
     UsageError,
     of_system,
 )
+from slipstream.server.admission import overloaded
 from slipstream.server.exposition import Metrics
 from slipstream.server.keys import Keys, Scope
 from slipstream.server.wire import MOST_BODY_BYTES, Problem, encode
@@ -31,6 +32,7 @@ ASGIScope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+SHORT_ROUTE = "/v1/recommendations/{user_id}"
 JSON = b"application/json"
 PROBLEM = b"application/problem+json"
 BODY_SECONDS = 30.0
@@ -90,7 +92,12 @@ class App:
         *,
         start: Callable[[], Awaitable[None]],
         stop: Callable[[], Awaitable[None]],
+        full: Callable[[], bool] = lambda: False,
     ) -> None:
+        """full: whether a short answer would be refused now."""
+        self._full = full
+        refusal = _problem_reply(overloaded())
+        self._refusal = refusal, _messages(refusal)
         self._keys, self._metrics, self._start, self._stop = keys, metrics, start, stop
         self.failure: Exception | None = None
         """Why the server could not start, for whoever started it."""
@@ -105,6 +112,8 @@ class App:
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
+            if _is_short(scope) and self._full():
+                return await self._refuse(send)
             await self._http(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
@@ -127,6 +136,13 @@ class App:
         self._metrics.request(label, reply.status, seconds)
         if access.isEnabledFor(logging.INFO):
             access.info(_line(scope["method"], label, reply, seconds))
+
+    async def _refuse(self, send: Send) -> None:
+        """At the door: in an overload most requests end here, so that it must cost next to nothing."""
+        reply, messages = self._refusal
+        for message in messages:
+            await send(message)
+        self._metrics.request(SHORT_ROUTE, reply.status, 0.0)
 
     def _find(self, scope: ASGIScope) -> tuple[Route, dict[str, str]]:
         segments = _segments(scope)
@@ -260,11 +276,29 @@ def _too_large() -> Problem:
     return Problem(413, "too-large", f"a body holds at most {MOST_BODY_BYTES} bytes", "send it in parts")
 
 
-async def _send(reply: Reply, send: Send, *, head: bool) -> None:
+def _is_short(scope: ASGIScope) -> bool:
+    """A slate without reasons: what the server is asked most."""
+    path: str = scope["path"]
+    return (
+        path.startswith("/v1/recommendations/")
+        and scope["method"] == "GET"
+        and b"explain" not in scope["query_string"]
+    )
+
+
+def _messages(reply: Reply) -> tuple[dict[str, Any], dict[str, Any]]:
     headers = [
         (b"content-type", reply.content_type),
         (b"content-length", str(len(reply.body)).encode()),
         *reply.headers,
     ]
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if head else reply.body})
+    return (
+        {"type": "http.response.start", "status": reply.status, "headers": headers},
+        {"type": "http.response.body", "body": reply.body},
+    )
+
+
+async def _send(reply: Reply, send: Send, *, head: bool) -> None:
+    start, body = _messages(reply)
+    await send(start)
+    await send({**body, "body": b""} if head else body)

@@ -42,7 +42,14 @@ def application(home: Home, keys: Keys, options: Options | None = None) -> App:
     """The ASGI application over one home, to be run by any ASGI server."""
     metrics, options = Metrics(), options or Options()
     backend = Backend(home, metrics, options)
-    return App(Routes(backend).table(), keys, metrics, start=backend.start, stop=backend.stop)
+    return App(
+        Routes(backend).table(),
+        keys,
+        metrics,
+        start=backend.start,
+        stop=backend.stop,
+        full=backend.line.full,
+    )
 
 
 def serve(
