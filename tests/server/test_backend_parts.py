@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from pathlib import Path
@@ -19,11 +20,13 @@ from slipstream.errors import StorageFull
 from slipstream.events.event import EventBatch
 from slipstream.events.sqlite import SqliteEventStore
 from slipstream.events.store import AppendResult
+from slipstream.models.recommender import Hop
+from slipstream.recommend.slate import Reason, Slate, SlateItem, slate_json
 from slipstream.server.admission import BURST, FEWEST, Gate, Line
 from slipstream.server.app import problem_of
 from slipstream.server.exposition import BUCKETS_S, Counter, Histogram
 from slipstream.server.group_commit import MOST_WAITING, GroupCommit
-from slipstream.server.wire import Problem
+from slipstream.server.wire import Problem, encode
 
 
 def batch(*names: str) -> EventBatch:
@@ -175,6 +178,15 @@ def test_a_burst_is_let_in_but_a_standing_line_is_kept_short() -> None:
     late = sorted(waits[BURST * 2 :])  # after the first crowd
     assert late[len(late) // 2] < 0.6 * max(waits[:BURST])
     assert longest_refusal < 0.5 * max(waits[:BURST])
+
+
+def test_a_slate_goes_over_the_wire_as_the_command_line_prints_it() -> None:
+    hop = Hop("u", "watch", "ü|1", 0.5)
+    reasons = (Reason("path", "because *ü*", 0.25, (hop, hop)), Reason("popularity", "many", 1.0))
+    slate = Slate(
+        "r", None, (SlateItem("ü|1", "Ü", 1.5, reasons), SlateItem("b", "B", -2.0)), "cache", "one", 0.1
+    )
+    assert json.loads(encode(slate)) == slate_json(slate)
 
 
 def test_every_error_becomes_a_problem_of_the_contract() -> None:
