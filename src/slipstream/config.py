@@ -217,6 +217,29 @@ def kernel_choice() -> str:
     return os.environ.get("SLIPSTREAM_KERNELS") or "auto"
 
 
+@dataclass(frozen=True)
+class Launch:
+    """Which of the processes of one training this is, as `torchrun` tells; alone without it."""
+
+    rank: int = 0
+    processes: int = 1
+    local_rank: int = 0
+    local_processes: int = 1  # on this machine
+
+
+def launch() -> Launch:
+    """From the variables that `torchrun` sets."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    given = [os.environ.get(name, "") for name in names]
+    if not all(given):
+        return Launch()
+    if not all(value.isdigit() for value in given):
+        raise ConfigError(
+            f"{', '.join(names)} must be whole numbers, got {given}", hint="start with torchrun"
+        )
+    return Launch(*map(int, given))
+
+
 def secret(name: str) -> str | None:
     """A secret from the environment; secrets come from nowhere else."""
     return os.environ.get(name) or None

@@ -1,12 +1,15 @@
 """The loop in one process: every reason is true of the data, and the graph export holds every hop."""
 
 import random
+import re
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
 import slipstream
+from slipstream.artifacts import open_artifact
 from slipstream.events.forgetting import forget_person, forgotten_since, made_without_them
 from slipstream.loop.exporting import export_graph
 from slipstream.loop.workspace import Workspace
@@ -52,6 +55,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     space.train("item_neighbours")
     space.release("item_neighbours")
     return space
+
+
+def test_a_trained_model_tells_how_it_was_made(home: Workspace) -> None:
+    artifact = open_artifact(home.home.models / "item_neighbours", "model")
+    told = artifact.meta
+    assert re.fullmatch("[0-9a-f]{12}", told["fingerprint"])
+    assert {"curve", "notes"} <= set(artifact.json("training"))
+    assert told["environment"]["versions"]["numpy"] == np.__version__
+    assert (told["environment"]["device"], told["environment"]["processes"], told["seed"]) == ("cpu", 1, 0)
+    assert told["environment"]["threads"] >= 1
 
 
 def test_every_hop_of_every_reason_is_an_edge_of_the_export_or_an_event(

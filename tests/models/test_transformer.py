@@ -183,6 +183,9 @@ def test_validation_keeps_the_best_weights_and_stops_early(world):
     assert model.report.notes["best_epoch"] == 1 + int(np.argmax(values))
     assert "validation NDCG@10" in notes[-1]
     assert "events/s" in notes[-1]
+    first = next(note for note in notes if note.startswith("epoch 1/60"))
+    for part in ("loss ", "validation NDCG@10 ", "events/s", " s left"):
+        assert part in first
 
 
 def test_averaged_weights_are_what_is_validated_and_released(world):

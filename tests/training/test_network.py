@@ -5,6 +5,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from slipstream.training.dropout import MaskPool  # noqa: E402
+from slipstream.training.losses import softmax_loss_reference  # noqa: E402
 from slipstream.training.transformer_network import Dropout, NetworkShape, TransformerNetwork  # noqa: E402
 
 ITEMS, SLOTS = 11, 32
@@ -67,3 +68,18 @@ def test_every_gradient_agrees_with_a_finite_difference(body):
             parameter.add_(step * direction)
         difference = (sides[0] - sides[1]) / (2 * step)
         assert (gradient * direction).sum().item() == pytest.approx(difference, rel=1e-4, abs=1e-6), name
+
+
+@pytest.mark.parametrize("body", [{}, {"body": "hstu", "residual": "gated"}])
+def test_the_network_stays_on_its_device(body):
+    """On the device without memory: a tensor that was made on the processor would not go together with it."""
+    shape = NetworkShape(ITEMS, 8, 2, 2, 6, gap_bins=24, query_time=True, cosine=True, **body)
+    network = TransformerNetwork(shape, seed=2).to("meta")
+    item, gap, wait, first = (torch.zeros(SLOTS, dtype=torch.long, device="meta") for _ in range(4))
+    off = MaskPool(0.0, torch.bfloat16, torch.Generator())
+    table = network.item_table()
+    hidden = network(table, item, gap, first, Dropout(off, off), torch.bfloat16, wait)
+    hidden, output = network.output(hidden, table, 0.05)
+    loss = softmax_loss_reference(hidden, output.to(torch.bfloat16), item[:, None], hidden.new_ones(SLOTS, 1))
+    gradients = torch.autograd.grad(loss, [p for p in network.parameters() if p.requires_grad])
+    assert {g.device.type for g in (hidden, output, loss, *gradients)} == {"meta"}

@@ -24,7 +24,7 @@ from slipstream.cli.options import (
     chosen_settings,
     workspace,
 )
-from slipstream.config import home_folder, parse_assignments
+from slipstream.config import home_folder, launch, parse_assignments
 
 if TYPE_CHECKING:
     from slipstream.evaluation.tuning import Tuned
@@ -101,7 +101,7 @@ def train(
     space = workspace(home)
     overrides = chosen_settings(config, settings)
     trained = space.train(model, overrides=overrides, seed=seed, goal=goal, device=device)
-    for line in trained.lines():
+    for line in trained.lines() if launch().rank == 0 else ():
         out.print(line)
 
 
@@ -181,6 +181,8 @@ def trial(
             device=device,
             without=without or (),
         )
+    if launch().rank:  # of several processes that train together, the first one writes and tells
+        return
     if slates is not None:
         slates.parent.mkdir(parents=True, exist_ok=True)
         result.slates.write_parquet(slates)

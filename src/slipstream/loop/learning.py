@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import time
 from collections.abc import Mapping
@@ -11,10 +12,11 @@ from typing import Any
 
 from slipstream.artifacts import open_artifact, writing
 from slipstream.cluster.threads import blas_threads
-from slipstream.config import Home, thread_count
+from slipstream.config import Home, launch, thread_count
 from slipstream.dataset.snapshot import Snapshot
 from slipstream.dataset.validation import hold_out_last
 from slipstream.errors import NotThere
+from slipstream.evaluation.stages import versions
 from slipstream.evaluation.trial import settings_for
 from slipstream.features.items import item_features
 from slipstream.features.users import user_features
@@ -91,12 +93,25 @@ def train(
         "wall_s": cost[1],
         "seed": seed,
         "snapshot": snapshot_mark(home),
+        "environment": environment(device),
     }
-    with writing(home.models / name, KIND, meta) as writer:
-        save_model(name, model, writer)
-    shutil.rmtree(checkpoint, ignore_errors=True)
+    if launch().rank == 0:
+        with writing(home.models / name, KIND, meta) as writer:
+            save_model(name, model, writer)
+        shutil.rmtree(checkpoint, ignore_errors=True)
     dump = model.settings.model_dump(mode="json")
     return Trained(name, home.models / name, ndcg, *cost, list(model.report.curve), dump)
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Where a model was trained: with it, the settings and the seed, the run can be repeated to the bit."""
+    return {
+        "versions": versions(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "threads": thread_count(),
+        "processes": launch().processes,
+        "device": device,
+    }
 
 
 def snapshot_mark(home: Home) -> str:

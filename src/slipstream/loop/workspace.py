@@ -15,12 +15,13 @@ Sources may be files or frames (Polars, pandas, Arrow). A step that changes the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from slipstream.config import Home, home_folder
+from slipstream.config import Home, home_folder, launch
 from slipstream.dataset.cleaning import CleaningRules
 from slipstream.events.event import DEFAULT_KIND
 from slipstream.events.frames import to_polars
@@ -145,10 +146,14 @@ class Workspace:
         goal: str | None = None,
         device: str = "cpu",
     ) -> Trained:
-        """Train a model of the registry on the snapshot and keep it in the home."""
+        """Train a model of the registry on the snapshot and keep it in the home.
+
+        Of several processes that `torchrun` started, the first one holds the lock and writes.
+        """
         from slipstream.loop.learning import train
 
-        with writing_home(self.home, f"train {model}"):
+        first = launch().rank == 0
+        with writing_home(self.home, f"train {model}") if first else nullcontext():
             return train(self.home, model, overrides or {}, seed, goal, device, self.narrator)
 
     def evaluate(

@@ -75,4 +75,4 @@ def restore_optimizer(
         if full_name.startswith("moment/"):
             _, key, name = full_name.split("/", 2)
             parameter = parameters[name]
-            optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
+            optimizer.state[parameter][key] = value.to(parameter.device)

@@ -19,6 +19,8 @@ class MaskPool:
         self.rate = rate
         self.stream = stream
         self.dtype = dtype
+        on_cpu = stream.device.type == "cpu"  # places in the pool are drawn here, wherever the pool lies
+        self._places = stream if on_cpu else torch.Generator().manual_seed(stream.initial_seed())
         self._pool = self._draw(POOL) if rate > 0 else torch.ones(0)
 
     def _draw(self, size: int) -> Tensor:
@@ -32,11 +34,8 @@ class MaskPool:
             size *= length
         if size >= len(self._pool):
             self._pool = self._draw(2 * size)
-        start = int(torch.randint(len(self._pool) - size, (1,), generator=self._cpu_stream()).item())
+        start = int(torch.randint(len(self._pool) - size, (1,), generator=self._places).item())
         return self._pool[start : start + size].view(shape)
-
-    def _cpu_stream(self) -> torch.Generator | None:
-        return self.stream if self.stream.device.type == "cpu" else None
 
     def __call__(self, values: Tensor) -> Tensor:
         if self.rate == 0:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from slipstream.training.checkpoints import (
 )
 from slipstream.training.next_item import NextItemTask
 from slipstream.training.packing import Chunk
+from slipstream.training.ranks import Part, Ranks
 from slipstream.training.transformer_network import Dropout
 
 Weights = dict[str, np.ndarray]
@@ -74,17 +76,24 @@ def fit(
     progress: Progress = silent,
     checkpoint: Path | None = None,
     fingerprint: str = "",
+    ranks: Ranks | None = None,
 ) -> FitOutcome:
-    """Train the task's network. Raises Diverged with the step where a loss is not finite."""
+    """Train the task's network. Raises Diverged with the step where a loss is not finite.
+
+    ranks: the processes that do it together; each gets the same outcome, the first one keeps the checkpoint.
+    """
     if task.tokens == 0:
         raise BadInput("no history has two events, so there is nothing to learn an order from")
+    ranks = ranks or Ranks()
     with _one_thread():
-        run = _Run(task, plan, validate, progress)
+        run = _Run(task, plan, validate, progress if ranks.first else silent, ranks)
         if checkpoint is not None and (found := read_checkpoint(checkpoint, fingerprint)) is not None:
             run.restore(found)
+        ranks.check_same("settings, data and seed", int(fingerprint[:15] or "0", 16))
+        ranks.check_same("checkpoint", run.step)
         while not run.finished:
             run.epoch_once()
-            if checkpoint is not None:
+            if checkpoint is not None and ranks.first:
                 write_checkpoint(checkpoint, fingerprint, run.state())
         return run.outcome()
 
@@ -102,8 +111,14 @@ def _one_thread() -> Iterator[None]:
 
 class _Run:
     def __init__(
-        self, task: NextItemTask, plan: FitPlan, validate: Validate | None, progress: Progress
+        self,
+        task: NextItemTask,
+        plan: FitPlan,
+        validate: Validate | None,
+        progress: Progress,
+        ranks: Ranks | None = None,
     ) -> None:
+        self.ranks = ranks or Ranks()
         self.task, self.plan, self.validate, self.progress = task, plan, validate, progress
         named = {n: p for n, p in task.network.named_parameters() if p.requires_grad}
         self.names: dict[Tensor, str] = {p: n for n, p in named.items()}
@@ -133,8 +148,7 @@ class _Run:
         row["events_per_s"] = round(tokens / max(time.perf_counter() - begun, 1e-9), 1)
         last = self.epoch == self.plan.epochs
         if self.validate is not None and self._is_due(last):
-            with self._averaged():
-                value = self.validate(self.task.network.weights())
+            value = self.ranks.agree(partial(self._value, self.validate))
             row["validation_ndcg@10"] = value
             self._judge(value)
         elif self.validate is None and last:
@@ -142,6 +156,10 @@ class _Run:
         self.result.curve.append(row)
         self.finished = self.finished or last
         self._tell(row, begun)
+
+    def _value(self, validate: Validate) -> float:
+        with self._averaged():
+            return validate(self.task.network.weights())
 
     def _is_due(self, last: bool) -> bool:
         plan = self.plan
@@ -151,24 +169,26 @@ class _Run:
         """Mean loss per token, and how many tokens."""
         total, tokens = 0.0, 0
         plan, shards = self.plan, self.task.plan.shards
-        masks = [self.task.dropout(self.epoch, shard) for shard in range(shards)]
-        workers = min(plan.threads, shards)
+        masks = {shard: self.task.dropout(self.epoch, shard) for shard in self.ranks.own(shards)}
+        workers = min(plan.threads, len(masks))
         inner = max(1, plan.threads // max(shards, 2))  # two threads on one chunk wait more than they work
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(inner,)) as pool:
             for number, batch in enumerate(self.task.batches(self.epoch)):
                 self._set_rate(self.epoch + min(number / self.per_epoch, 1.0))
                 count = sum(chunk.tokens for chunk in batch)
-                parts = list(pool.map(self._gradients, batch, masks, [count] * len(batch)))
+                own = self.ranks.own(len(batch))
+                work = ([batch[s] for s in own], [masks[s] for s in own], [count] * len(own))
+                parts = self.ranks.gather(list(pool.map(self._gradients, *work)), len(batch), self.parameters)
                 total += self._update(parts) * count
                 tokens += count
                 self.progress(self.step, self.per_epoch * plan.epochs, "")
         return total / max(tokens, 1), tokens
 
-    def _gradients(self, chunk: Chunk, masks: Dropout, count: int) -> tuple[float, tuple[Tensor, ...]]:
+    def _gradients(self, chunk: Chunk, masks: Dropout, count: int) -> Part:
         loss = self.task.loss(chunk, masks) / count
         return float(loss.detach()), torch.autograd.grad(loss, self.parameters)
 
-    def _update(self, parts: list[tuple[float, tuple[Tensor, ...]]]) -> float:
+    def _update(self, parts: list[Part]) -> float:
         """One step of the optimizer with the sum of the shards' gradients; their loss."""
         loss = sum(value for value, _ in parts)
         for parameter, *gradients in zip(self.parameters, *(g for _, g in parts), strict=True):

@@ -12,13 +12,14 @@ import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 
-from slipstream.config import Progress, silent
-from slipstream.errors import Unavailable
+from slipstream.config import Progress, launch, silent
+from slipstream.errors import ConfigError, Unavailable
 from slipstream.randomness import derive
 from slipstream.training.fit import FitOutcome, FitPlan, Validate, Weights, fit
 from slipstream.training.neighbourhood import neighbourhood
 from slipstream.training.next_item import NextItemPlan, NextItemTask
 from slipstream.training.packing import GAP_BINS, Histories, PackingPlan, gap_bins
+from slipstream.training.ranks import Ranks
 from slipstream.training.transformer_network import (
     Neighbours,
     NetworkShape,
@@ -52,11 +53,15 @@ def run(
     progress: Progress = silent,
     checkpoint: Path | None = None,
 ) -> FitOutcome:
-    """Train; the outcome's weights cover all I items. Items without an event have only their content."""
+    """Train; the outcome's weights cover all I items. Items without an event have only their content.
+
+    Started by `torchrun`, the processes share the shards of each batch and all get the same outcome.
+    """
+    ranks, device = _together(settings, device)
     numbers = np.flatnonzero(np.bincount(interactions.item, minlength=interactions.items))
     histories = _histories(interactions, settings, numbers)
     shape = _shape(interactions, settings, len(numbers))
-    _check_memory(shape, settings)
+    _check_memory(shape, settings, device)
     content = _unit_rows(interactions.content)
     known_content = None if content is None else SparseRows.of(content[numbers], device)
     neighbours = _neighbours(histories, len(numbers), settings, device)
@@ -73,9 +78,27 @@ def run(
         progress=progress,
         checkpoint=checkpoint,
         fingerprint=_fingerprint(settings, seed, histories),
+        ranks=ranks,
     )
     outcome.weights = whole(outcome.weights)
     return outcome
+
+
+def _together(settings: TransformerSettings, device: str) -> tuple[Ranks, str]:
+    """The processes of this training, and the device of this one."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise Unavailable("there is no CUDA device here", hint="leave --device out to train on the processor")
+    if device != "cpu" and not device.startswith("cuda"):
+        raise ConfigError(f"device must be cpu or cuda, got {device!r}")
+    place = launch()
+    if settings.shards < place.processes:
+        raise ConfigError(
+            f"{place.processes} processes share the shards of a batch, and shards is {settings.shards}",
+            hint=f"--set shards={place.processes}, or start fewer processes",
+        )
+    if device == "cuda" and place.processes > 1:
+        device = f"cuda:{place.local_rank}"
+    return Ranks(place, device), device
 
 
 def _histories(
@@ -194,7 +217,7 @@ def _for_all_items(
     return {**weights, "item": table}
 
 
-def _check_memory(shape: NetworkShape, settings: TransformerSettings) -> None:
+def _check_memory(shape: NetworkShape, settings: TransformerSettings, device: str) -> None:
     """Refuse before the start what would be killed in the middle. An estimate, on the generous side."""
     table = shape.items * shape.dim
     gates = 2 * shape.dim if shape.residual == "gated" else 0
@@ -206,7 +229,8 @@ def _check_memory(shape: NetworkShape, settings: TransformerSettings) -> None:
     state = 4 * copies * (table + body)
     per_token = shape.layers * (12 * shape.dim + 4 * shape.hidden + 8 * shape.heads * shape.window)
     needed = state + 4 * (per_token * settings.batch_tokens + table * settings.shards)
-    free = _free_bytes()
+    needed *= 1 if device.startswith("cuda") else launch().local_processes
+    free = torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else _free_bytes()
     if free is not None and needed > free:
         raise Unavailable(
             f"this transformer needs about {needed / 1e9:.1f} GB to train, {free / 1e9:.1f} GB are free",
