@@ -40,7 +40,12 @@ def test_a_full_disk_is_storage_full_and_the_rerun_is_whole(tmp_path: Path) -> N
         before = bounded if full else None
         return subprocess.run(arguments, capture_output=True, text=True, check=False, preexec_fn=before)
 
-    for arguments, said in ((ingest, "events.sqlite"), (prepare, "storage-full")):
+    export = [*command, "events", "export", str(tmp_path / "out.parquet"), "--home", str(home)]
+    for arguments, said in (
+        (ingest, "events.sqlite"),
+        (export, "storage-full"),
+        (prepare, "storage-full"),
+    ):
         refused = run(arguments, full=True)
         assert refused.returncode == 4, refused.stderr
         assert said in refused.stderr

@@ -26,7 +26,7 @@ _NAMES: Mapping[Role, str] = {
         content locationid item*""",
     "time": """timeus timestamp time ts datetime date eventtime createdat unixreviewtime reviewtime
         occurredat timestamp* eventdate unixtime createdon purchasedat purchasedate orderdate visittime
-        dateadded time* date*""",
+        dateadded when time* date*""",
     "value": """rating value score stars weight overall plays playcount count quantity qty amount rate
         rating* value* weight*""",
     "kind": """kind eventtype event type action actiontype behavior behaviour behaviortype behaviourtype

@@ -59,12 +59,12 @@ def read_head(where: str, start: bytes, form: DelimitedForm) -> Head:
     """Find separator and header in the beginning of a file. Raises BadInput where there is none to find."""
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise BadInput(f"{where} is UTF-16", hint="save it as UTF-8")
-    if b"\x00" in start:
-        raise BadInput(f"{where} is not a text table: it holds zero bytes", hint="save it as CSV in UTF-8")
     lines = start.decode("utf-8", "replace").removeprefix("\ufeff").split("\n")
     lines = [line.removesuffix("\r") for line in lines if line.strip("\r")]
     if not lines:
         raise BadInput(f"{where} is empty")
+    if "\x00" in lines[0]:
+        raise BadInput(f"{where} is no text: its first line holds zero bytes", hint="save it as CSV in UTF-8")
     if "\r" in lines[0]:
         raise BadInput(f"{where}: the first line holds a bare carriage return", hint="end lines with \\n")
     separator = form.separator or _separator(lines)

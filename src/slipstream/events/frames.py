@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ def to_polars(frame: Any) -> pl.LazyFrame:
         return frame
     if isinstance(frame, pl.DataFrame):
         return frame.lazy()
-    if type(frame).__module__.partition(".")[0] == "pandas":
+    if type(frame).__module__.partition(".")[0] == "pandas" and hasattr(frame, "columns"):
         return _from_pandas(frame).lazy()
     if hasattr(frame, "__arrow_c_stream__"):
-        return pl.DataFrame(frame).lazy()
+        with suppress(pl.exceptions.PolarsError):  # one column alone comes the same way, and is no table
+            return pl.DataFrame(frame).lazy()
     raise BadInput(
-        f"events must be a Polars, pandas or Arrow table, got {type(frame).__name__}",
+        f"a table must be a Polars, pandas or Arrow table, got {type(frame).__name__}",
         hint="or the path of a file",
     )
 
@@ -36,7 +38,7 @@ def _from_pandas(frame: Any) -> pl.DataFrame:
     """NaN and NaT become nulls: they are how pandas writes a missing value."""
     try:
         return pl.from_pandas(frame)
-    except ImportError:  # the fast way needs pyarrow; without it, value by value
+    except (ImportError, ValueError, TypeError):  # no pyarrow, or a column of mixed types: value by value
         cells = {str(name): frame[name].tolist() for name in frame.columns}
         known = {name: [None if cell != cell else cell for cell in column] for name, column in cells.items()}
         return pl.DataFrame(known, strict=False)

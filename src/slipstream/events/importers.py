@@ -50,8 +50,8 @@ _YEAR_US = 365 * 86_400_000_000
 HINTS: Mapping[str, str] = {
     Reject.MISSING_USER: "is the right column taken for the user?",
     Reject.MISSING_ITEM: "is the right column taken for the item?",
-    Reject.BAD_TIME: "a time is unix time (s, ms, µs) or starts with the year (2024-01-31 12:00); is the "
-    "right column taken? An empty name (--time '') reads none",
+    Reject.BAD_TIME: "is the right column taken for the time? It is unix time (s, ms, µs) or begins with the "
+    "year (2024-01-31 12:00). An empty name (--time '') reads none",
     Reject.FUTURE_TIME: "is the unit of the times right?",
     Reject.BAD_VALUE: "is the right column taken for the value? An empty name (--value '') reads none",
     Reject.FIELD_COUNT: "is the separator right?",

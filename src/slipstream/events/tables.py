@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from slipstream.artifacts import sync_folder
-from slipstream.errors import BadInput
+from slipstream.errors import BadInput, of_system
 from slipstream.events.chunks import Chunk
 from slipstream.events.columns import ColumnChoice, ColumnMap, map_columns, map_headerless
 from slipstream.events.delimited import DelimitedForm, Head, read_head, read_rows
@@ -176,6 +176,8 @@ def write_parquet(path: Path, chunks: Iterable[pl.DataFrame]) -> int:
             pl.DataFrame(schema=EVENT_SCHEMA).write_parquet(whole)
         whole.replace(path)
         sync_folder(path.parent)
+    except pl.exceptions.ComputeError as error:  # how a full disk reads while Polars streams
+        raise of_system(OSError(str(error).splitlines()[0])) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return rows

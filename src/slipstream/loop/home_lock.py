@@ -20,7 +20,7 @@ def writing_home(home: Home, purpose: str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            holder = os.pread(handle, 200, 0).decode(errors="replace").strip()
+            holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "it has just begun"
             raise Busy(
                 f"{home.root} is in use by another process ({holder})", hint="wait until it is done"
             ) from error

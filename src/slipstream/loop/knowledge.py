@@ -298,6 +298,11 @@ def _write(home: Home, graph: KnowledgeGraph, links: Links | None, report: Graph
         writer.json("report", {"construction": report.construction, "links": report.links})
 
 
+def read_graph(home: Home) -> KnowledgeGraph:
+    """The home's graph by itself. Raises NotThere if there is none."""
+    return KnowledgeGraph.read(open_artifact(home.graph, KIND, made_by=MADE_BY).part("graph"))
+
+
 def open_graph(home: Home, snapshot: Snapshot) -> LinkedGraph | None:
     """The home's graph joined with a snapshot, or None if there is none."""
     if not home.graph.exists():

@@ -15,7 +15,7 @@ from slipstream.cluster.threads import blas_threads
 from slipstream.config import Home, launch, thread_count
 from slipstream.dataset.snapshot import Snapshot
 from slipstream.dataset.validation import hold_out_last
-from slipstream.errors import NotThere
+from slipstream.errors import NotThere, UnknownName
 from slipstream.evaluation.stages import versions
 from slipstream.evaluation.trial import settings_for
 from slipstream.features.items import item_features
@@ -77,6 +77,8 @@ def train(
     kind = model_type(name)
     wall, cpu = time.perf_counter(), time.process_time()
     snapshot, data = training_data(home, seed, goal)
+    if goal is not None and goal not in snapshot.kinds:
+        raise UnknownName("kind of event in the snapshot", goal, snapshot.kinds)
     settings = settings_for(kind.preset(data), name, overrides)
     checkpoint = home.models / f".{name}-{settings.fingerprint()}-{seed}.checkpoint"
     with narrator.progress(f"train {name}") as progress, blas_threads():

@@ -35,6 +35,7 @@ from slipstream.recommend.rules import Rules
 
 if TYPE_CHECKING:
     from slipstream.evaluation.suite import Suite
+    from slipstream.graph.knowledge_graph import KnowledgeGraph
     from slipstream.loop.knowledge import TripleFile
     from slipstream.loop.learning import Trained
     from slipstream.loop.preparing import Prepared
@@ -93,10 +94,13 @@ class Workspace:
     def add_triples(self, source: Source) -> TripleFile:
         """Add triples (head, relation, tail) to the knowledge graph. Counts from the next `prepare` on.
 
-        A path may be a text table, Parquet, RecBole `.kg`, N-Triples or Turtle.
+        A path may be a text table, Parquet, RecBole `.kg`, N-Triples or Turtle; a NetworkX graph counts too.
         """
+        from slipstream.graph.knowledge_graph import KnowledgeGraph
         from slipstream.loop import knowledge
 
+        if hasattr(source, "nodes") and hasattr(source, "edges"):
+            source = KnowledgeGraph.from_networkx(source).triples()
         with writing_home(self.home, "graph"):
             if isinstance(source, str | Path):
                 return knowledge.add_triple_file(self.home, Path(source))
@@ -127,6 +131,12 @@ class Workspace:
             return knowledge.add_entities(self.home, _frame(source), id_column, kind)
 
     # preprocess, features, graph
+
+    def graph(self) -> KnowledgeGraph:
+        """The knowledge graph that `prepare` built; `graph().to_networkx()` takes it out."""
+        from slipstream.loop.knowledge import read_graph
+
+        return read_graph(self.home)
 
     def prepare(self, rules: CleaningRules | None = None) -> Prepared:
         """Clean the events into a snapshot, and build features and graph."""
@@ -204,22 +214,22 @@ class Workspace:
 
         return open_pipeline(self.home)
 
-    def recommend(self, user_id: str, k: int = 10, *, explain: bool = True) -> Slate:
-        """One slate from the live release. For many, keep `pipeline()` open."""
+    def recommend(self, user_id: str | int, k: int = 10, *, explain: bool = True) -> Slate:
+        """One slate from the live release. For many, keep `pipeline()` open. Ids are text; 7 is "7"."""
         from slipstream.recommend.pipeline import Request
 
-        return self.pipeline().recommend(Request(user_id=user_id, k=k, explain=explain))
+        return self.pipeline().recommend(Request(user_id=str(user_id), k=k, explain=explain))
 
     def store(self) -> SqliteEventStore:
         """The event store of the home; use it in a `with` block."""
         return SqliteEventStore(self.home.events)
 
-    def forget(self, user_id: str) -> int:
+    def forget(self, user_id: str | int) -> int:
         """Remove a person's events, live state and attributes. Returns the events removed."""
         from slipstream.loop.forgetting import forget
 
         with writing_home(self.home, "forget"):
-            return forget(self.home, user_id)
+            return forget(self.home, str(user_id))
 
 
 def _frame(source: Source) -> pl.DataFrame:
