@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from slipstream.events.event import EVENT_SCHEMA, EventBatch
-from slipstream.events.store import NO_TIME_US, AppendResult, Recent, StoreState
+from slipstream.events.store import NO_TIME_US, AppendResult, Arrivals, Recent, StoreState
 
 START_US = 1_700_000_000_000_000
 
@@ -94,6 +94,13 @@ class ListStore:
         rows = [pair for pair in (self._rows if user_id is None else self._of(user_id)) if pair[0] > arrival]
         arrivals = pl.Series("arrival", [number for number, _ in rows[:limit]], pl.Int64)
         return self._frame(rows[:limit]).with_columns(arrivals)
+
+    def arrivals_since(self, arrival: int, limit: int = 10_000) -> Arrivals:
+        rows = self.changes_since(arrival, limit=limit)
+        values = rows["value"].fill_null(float("nan")).to_numpy()
+        times = rows["time_us"].fill_null(NO_TIME_US).to_numpy()
+        names = (rows[name].to_list() for name in ("arrival", "user_id", "item_id", "kind"))
+        return Arrivals(*names, values, times)
 
     def forget(self, user_id: str) -> int:
         gone = len(self._of(user_id))

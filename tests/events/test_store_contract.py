@@ -202,6 +202,13 @@ def test_any_course_of_events_ends_as_in_the_list(
         assert_frame_equal(everything[0].drop("arrival"), everything[1].drop("arrival"))
         for place in range(0, everything[0].height, 3):
             after, same = (int(frame["arrival"][place]) for frame in everything)
+            lean_changes, expected_changes = store.arrivals_since(after, 5), oracle.arrivals_since(same, 5)
+            assert list(lean_changes.arrivals) == store.changes_since(after, limit=5)["arrival"].to_list()
+            assert list(lean_changes.items) == list(expected_changes.items)
+            assert lean_changes.user_ids == expected_changes.user_ids
+            assert lean_changes.kinds == expected_changes.kinds
+            np.testing.assert_array_equal(lean_changes.values, expected_changes.values)
+            np.testing.assert_array_equal(lean_changes.times_us, expected_changes.times_us)
             for user in ("u1", "u10", None):
                 ours = store.changes_since(after, user_id=user, limit=3).drop("arrival")
                 assert_frame_equal(ours, oracle.changes_since(same, user_id=user, limit=3).drop("arrival"))

@@ -30,7 +30,7 @@ from slipstream.errors import BadInput, Busy, CorruptArtifact, SlipstreamError
 from slipstream.events import sqlite_tables as sql
 from slipstream.events.event import EventBatch
 from slipstream.events.sqlite_connections import RESTORE, Connection, Connections
-from slipstream.events.store import NO_TIME_US, AppendResult, Recent, StoreState
+from slipstream.events.store import NO_TIME_US, AppendResult, Arrivals, Recent, StoreState
 
 KNOWN_AT_MOST = 1 << 18  # user numbers kept in memory, about 30 MB
 
@@ -215,6 +215,15 @@ class SqliteEventStore:
             else:
                 rows = self._all_of(db, self._number(db, user_id), arrival)[:limit]
             return self._frame(db, rows, user_id, with_arrival=True)
+
+    def arrivals_since(self, arrival: int, limit: int = 10_000) -> Arrivals:
+        with self._reading() as db:
+            rows = db.execute(sql.SINCE, (arrival, limit)).fetchall()
+            arrivals, times, items, packed, users = zip(*rows, strict=True) if rows else [()] * 5
+            with self._decoding():
+                _, values, kinds = sql.unpack(packed)
+                kind_names, people = self._kind_names(db, kinds), self._user_ids(db, users)
+                return Arrivals(arrivals, people, items, kind_names, values, np.array(times, np.int64))
 
     def event_count(self, user_id: str | None = None) -> int:
         with self._reading() as db:

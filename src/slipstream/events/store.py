@@ -4,7 +4,7 @@ every implementation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -57,6 +57,24 @@ class Recent:
         return len(self.items)
 
 
+@dataclass(frozen=True)
+class Arrivals:
+    """Events in order of arrival, as columns [rows] without ids: what a follower of the store reads.
+
+    values: NaN for none. times_us: NO_TIME_US for none.
+    """
+
+    arrivals: Sequence[int]
+    user_ids: list[str]
+    items: Sequence[str]
+    kinds: list[str]
+    values: NDArray[np.float64]
+    times_us: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
 class EventStore(Protocol):
     """The log of events. Frames have EVENT_SCHEMA; those of `changes_since` also have `arrival` (Int64).
 
@@ -96,6 +114,9 @@ class EventStore(Protocol):
 
     def changes_since(self, arrival: int, *, user_id: str | None = None, limit: int = 10_000) -> pl.DataFrame:
         """The events that arrived after `arrival` (of one person, or of all), oldest arrival first."""
+
+    def arrivals_since(self, arrival: int, limit: int = 10_000) -> Arrivals:
+        """The same events as `changes_since`, leaner: a tenth of the time for a single one."""
 
     def forget(self, user_id: str) -> int:
         """Remove a person: their events and every byte of their id. Returns how many events went.

@@ -16,12 +16,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from slipstream.dataset.queries import Queries
 from slipstream.dataset.vocabulary import UNKNOWN, Vocabulary
-from slipstream.events.store import NO_TIME_US, EventStore, StoreState
+from slipstream.events.store import NO_TIME_US, Arrivals, EventStore, StoreState
 from slipstream.recommend.memo import Memo
 
 if TYPE_CHECKING:
@@ -212,45 +211,40 @@ class LiveUsers:
         if now.forgotten != self._seen.forgotten or not self._kept:
             self._clear()
         else:
-            changes = store.changes_since(self._seen.last_arrival, limit=MOST_CHANGES)
-            if changes.height == MOST_CHANGES:
+            changes = store.arrivals_since(self._seen.last_arrival, MOST_CHANGES)
+            if len(changes) == MOST_CHANGES:
                 self._clear()
-            else:
+            elif len(changes):
                 self._follow(changes)
-                now = replace(now, last_arrival=max(now.last_arrival, _last(changes)))
+                now = replace(now, last_arrival=max(now.last_arrival, changes.arrivals[-1]))
         self._seen = now
 
-    def _follow(self, changes: pl.DataFrame) -> None:
-        """Append the events of a frame with `arrival` to the kept states of their users."""
+    def _follow(self, changes: Arrivals) -> None:
+        """Append events to the kept states of their users."""
         places: dict[str, list[int]] = {}
-        for place, user_id in enumerate(changes["user_id"].to_list()):
-            if user_id in self._kept:
+        for place, user_id in enumerate(changes.user_ids):
+            if (kept := self._kept.get(user_id)) is not None and changes.arrivals[place] > kept.as_of:
                 places.setdefault(user_id, []).append(place)
         for user_id, rows in places.items():
-            before = self._kept[user_id]
-            part = changes[rows]
-            if before.as_of >= int(part["arrival"][0]):  # it was read after some of these had arrived
-                part = part.filter(pl.col("arrival") > before.as_of)
-                if not part.height:
-                    continue
-            after = self._followed(before, part)
+            after = self._followed(self._kept[user_id], changes, rows)
             self._drop(user_id)
             if after is not None:
                 self._keep(user_id, after)
 
-    def _followed(self, before: UserState, rows: pl.DataFrame) -> UserState | None:
-        item_ids, values = tuple(rows["item_id"].to_list()), rows["value"].to_list()
-        events = len(before.item_ids) + len(item_ids)
+    def _followed(self, before: UserState, changes: Arrivals, rows: list[int]) -> UserState | None:
+        """The state with the events of `rows` at its end; None where it has to be read again."""
+        events = len(before.item_ids) + len(rows)
         if events > self._limit:
             return None
+        item_ids, times_us = tuple(changes.items[row] for row in rows), changes.times_us[rows]
         later = UserState(
             user_id=before.user_id,
             number=UNKNOWN,
             item_ids=item_ids,
-            item=self._numbers(item_ids, np.array(values, np.float64)),
-            kinds=tuple(rows["kind"].to_list()),
-            time_us=None if rows["time_us"].null_count() else rows["time_us"].to_numpy(),
-            as_of=int(rows["arrival"][-1]),
+            item=self._numbers(item_ids, changes.values[rows]),
+            kinds=tuple(changes.kinds[row] for row in rows),
+            time_us=None if (times_us == NO_TIME_US).any() else times_us,
+            as_of=changes.arrivals[rows[-1]],
         )
         return before.followed_by(later, self._number(before.user_id or "", events))
 
@@ -292,7 +286,3 @@ class LiveUsers:
         if number < 0 or events < min(self._limit, int(self._user_events[number])) or not events:
             return UNKNOWN
         return number
-
-
-def _last(changes: pl.DataFrame) -> int:
-    return int(changes["arrival"][-1]) if changes.height else 0
