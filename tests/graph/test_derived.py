@@ -31,14 +31,14 @@ def random_world(seed: int = 0) -> Snapshot:
 
 
 def test_next_points_forward_and_the_nearest_is_the_strongest() -> None:
-    edges = next_edges(chains(), NextSettings(past=1.0, future=0.5, ridge=1.0)).toarray()
+    edges = next_edges(chains(), NextSettings(past=1.0, future=0.5, ridge=1.0)).matrix.toarray()
     for item in range(12):
         assert edges[item].argmax() == (item + 1) % 12
         assert edges[item, (item - 1) % 12] < 0.01 * edges[item, (item + 1) % 12]
 
 
 def test_similar_to_stays_inside_a_taste() -> None:
-    edges = similar_edges(random_world(), SimilarSettings(ridge=5.0)).toarray()
+    edges = similar_edges(random_world(), SimilarSettings(ridge=5.0)).matrix.toarray()
     for item in range(20):
         assert edges[item].argmax() // 5 == item // 5
 
@@ -50,9 +50,20 @@ def test_edges_are_positive_bounded_and_without_a_diagonal(seed: int) -> None:
         similar_edges(world, SimilarSettings(ridge=2.0, keep=3)),
         next_edges(world, NextSettings(ridge=2.0, keep=3)),
     ):
-        assert (edges.data > 0).all()
-        assert not edges.diagonal().any()
-        assert np.diff(edges.indptr).max() <= 3
+        assert (edges.matrix.data > 0).all()
+        assert not edges.matrix.diagonal().any()
+        assert np.diff(edges.matrix.indptr).max() <= 3
+
+
+@pytest.mark.parametrize("dense_items", [0, 6_000])
+def test_a_cap_on_edges_tells_what_it_costs(monkeypatch: pytest.MonkeyPatch, dense_items: int) -> None:
+    monkeypatch.setattr(derived, "DENSE_ITEMS", dense_items)
+    world = random_world(2)
+    for draw, settings in ((similar_edges, SimilarSettings), (next_edges, NextSettings)):
+        whole, capped = (draw(world, settings(ridge=2.0, keep=keep)) for keep in (20, 3))
+        assert whole.lost == pytest.approx(0.0, abs=1e-6)
+        assert capped.lost == pytest.approx(1 - capped.matrix.sum() / whole.matrix.sum(), abs=1e-6)
+        assert 0.05 < capped.lost < 1
 
 
 def test_solving_item_by_item_equals_solving_whole_when_nothing_is_left_out(
@@ -61,10 +72,10 @@ def test_solving_item_by_item_equals_solving_whole_when_nothing_is_left_out(
     rng = np.random.default_rng(1)
     world = snapshot([[f"i{i:02d}" for i in rng.permutation(20)[:12]] for _ in range(80)])  # all pairs occur
     similar, follow = SimilarSettings(ridge=3.0), NextSettings(ridge=3.0)
-    whole = similar_edges(world, similar).toarray()
+    whole = similar_edges(world, similar).matrix.toarray()
     monkeypatch.setattr(derived, "DENSE_ITEMS", 0)
-    np.testing.assert_allclose(similar_edges(world, similar).toarray(), whole, rtol=1e-3, atol=1e-5)
-    by_item = next_edges(world, follow).toarray()
+    np.testing.assert_allclose(similar_edges(world, similar).matrix.toarray(), whole, rtol=1e-3, atol=1e-5)
+    by_item = next_edges(world, follow).matrix.toarray()
     assert np.isfinite(by_item).all()
     assert (by_item >= 0).all()
 
@@ -108,7 +119,7 @@ def test_the_reach_shrinks_so_that_pairs_stay_bounded() -> None:
 
 def test_small_worlds_do_not_break() -> None:
     one = snapshot([["a"]])
-    assert similar_edges(one, SimilarSettings()).nnz == 0
-    assert next_edges(one, NextSettings()).nnz == 0
+    assert similar_edges(one, SimilarSettings()).matrix.nnz == 0
+    assert next_edges(one, NextSettings()).matrix.nnz == 0
     repeated = snapshot([["a", "a", "b", "a"]])
-    assert not next_edges(repeated, NextSettings()).diagonal().any()
+    assert not next_edges(repeated, NextSettings()).matrix.diagonal().any()

@@ -152,6 +152,15 @@ def test_every_hop_is_an_event_or_an_exported_edge_and_every_path_is_simple(
     assert {"watch", "next", "studio", "is_studio_of"} <= relations
 
 
+def test_what_a_cap_on_edges_costs_is_told(train: Snapshot, model: PathReasoner) -> None:
+    told = {f"{name} strength beyond the cap" for name in ("similar_to", "next", "prefers")}
+    assert {name: model.report.notes[name] for name in told} == dict.fromkeys(
+        told, pytest.approx(0, abs=1e-3)
+    )
+    capped = fitted(train, edges_per_item=1)
+    assert capped.report.notes["next strength beyond the cap"] > 0.1
+
+
 def test_groups_of_paths_carry_more_and_name_where_they_start(
     model: PathReasoner, everyone: Queries, train: Snapshot
 ) -> None:

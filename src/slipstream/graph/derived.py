@@ -55,8 +55,19 @@ class NextSettings(Settings):
     most_pairs: int = 60_000_000  # pairs of events looked at; the reach shrinks to stay below
 
 
-def similar_edges(train: Snapshot, settings: SimilarSettings, progress: Progress = silent) -> sp.csr_matrix:
-    """[I, I] float64: the strength of the edge from one item to another, >= 0, no diagonal.
+@dataclass(frozen=True)
+class DerivedEdges:
+    """matrix: [I, I] float64, the strength of the edge from one item to another, >= 0, no diagonal.
+
+    lost: the share of all positive strength that was left out because only `keep` edges an item are kept.
+    """
+
+    matrix: sp.csr_matrix
+    lost: float
+
+
+def similar_edges(train: Snapshot, settings: SimilarSettings, progress: Progress = silent) -> DerivedEdges:
+    """`similar_to` edges.
 
     Cost O(I^3) up to DENSE_ITEMS, else O(I support^3) and the pairs of items in all histories.
     """
@@ -87,8 +98,8 @@ def similar_edges(train: Snapshot, settings: SimilarSettings, progress: Progress
     return _local_ridge(targets, diagonal, settings.support, settings.keep, block, progress)
 
 
-def next_edges(train: Snapshot, settings: NextSettings, progress: Progress = silent) -> sp.csr_matrix:
-    """[I, I] float64: the strength of the edge from an item to one taken soon after, >= 0, no diagonal.
+def next_edges(train: Snapshot, settings: NextSettings, progress: Progress = silent) -> DerivedEdges:
+    """`next` edges, from an item to one taken soon after.
 
     Cost: `most_pairs` or events times reach for counting, and O(I^3) or O(I support^3) for solving.
     """
@@ -211,7 +222,7 @@ class _SparsePairs:
         return _Moments(past, self.future)
 
 
-def _strongest(weights: NDArray[np.float32], keep: int) -> sp.csr_matrix:
+def _strongest(weights: NDArray[np.float32], keep: int) -> DerivedEdges:
     """The `keep` largest positive entries of each row, diagonal excluded; ties by column."""
     np.fill_diagonal(weights, 0)
     items = len(weights)
@@ -224,7 +235,12 @@ def _strongest(weights: NDArray[np.float32], keep: int) -> sp.csr_matrix:
     rows = np.repeat(np.arange(items), keep)
     good = values.ravel() > 0
     cells = (values.ravel()[good].astype(np.float64), (rows[good], columns.ravel()[good]))
-    return sp.csr_matrix(cells, shape=(items, items))
+    matrix = sp.csr_matrix(cells, shape=(items, items))
+    return DerivedEdges(matrix, _lost(matrix, float(np.maximum(weights, 0).sum(dtype=np.float64))))
+
+
+def _lost(kept: sp.csr_matrix, whole: float) -> float:
+    return max(0.0, 1.0 - float(kept.sum()) / whole) if whole > 0 else 0.0
 
 
 def _local_ridge(
@@ -234,7 +250,7 @@ def _local_ridge(
     keep: int,
     block: Callable[[NDArray[np.int64]], NDArray[np.float64]],
     progress: Progress,
-) -> sp.csr_matrix:
+) -> DerivedEdges:
     """Each column of `targets` regressed on its `support` strongest rows. block: the system of some rows."""
     items = targets.shape[0]
     parts: list[tuple[NDArray[np.int64], NDArray[np.floating]]] = []
@@ -250,7 +266,8 @@ def _local_ridge(
     columns = np.repeat(np.arange(items), [len(c) for c, _ in parts])
     rows = np.concatenate([c for c, _ in parts]) if parts else np.zeros(0, np.int64)
     values = np.concatenate([v for _, v in parts]) if parts else np.zeros(0)
-    return _strongest_of(sp.csr_matrix((values, (rows, columns)), shape=(items, items)), keep)
+    kept = _strongest_of(sp.csr_matrix((values, (rows, columns)), shape=(items, items)), keep)
+    return DerivedEdges(kept, _lost(kept, float(values.sum())))
 
 
 def _support_of(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from slipstream.config import Progress
 from slipstream.dataset.queries import Holdout, Queries
 from slipstream.dataset.snapshot import Snapshot
-from slipstream.graph.derived import NextSettings, SimilarSettings, next_edges, similar_edges
+from slipstream.graph.derived import DerivedEdges, NextSettings, SimilarSettings, next_edges, similar_edges
 from slipstream.models.path_reasoning.attention import attention
 from slipstream.models.path_reasoning.legs import EdgeLeg
 from slipstream.models.path_reasoning.settings import PathReasonerSettings
@@ -49,7 +49,7 @@ class Derivation:
         key = ("similar_to", id(snapshot), ridge, 0.0)
         if key not in self.drawn:
             settings = SimilarSettings(ridge=ridge, keep=self.settings.edges_per_item)
-            self.drawn[key] = snapshot, similar_edges(snapshot, settings, self.progress)
+            self._draw(key, snapshot, similar_edges(snapshot, settings, self.progress))
         return self.drawn[key][1]
 
     def _next(self, snapshot: Snapshot, past: float, future: float) -> sp.csr_matrix:
@@ -57,8 +57,13 @@ class Derivation:
         key = ("next", id(snapshot), past, future)
         if key not in self.drawn:
             settings = NextSettings(past=past, future=future, ridge=ridge, keep=keep)
-            self.drawn[key] = snapshot, next_edges(snapshot, settings, self.progress)
+            self._draw(key, snapshot, next_edges(snapshot, settings, self.progress))
         return self.drawn[key][1]
+
+    def _draw(self, key: tuple[str, int, float, float], snapshot: Snapshot, edges: DerivedEdges) -> None:
+        """Keep what was drawn; the notes say what the cap on edges costs in the latest drawing."""
+        self.drawn[key] = snapshot, edges.matrix
+        self.notes[f"{key[0]} strength beyond the cap"] = round(edges.lost, 4)
 
     def legs(self, snapshot: Snapshot) -> dict[str, EdgeLeg]:
         """The chosen derived relations, drawn from a snapshot."""

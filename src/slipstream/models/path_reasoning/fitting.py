@@ -94,7 +94,9 @@ class _Fit:
         self.notes |= self.derivation.notes
         cold = self._learn_cold()
         warm = self._learn_warm()
-        return self._final(warm, cold, self._learn_newcomers()), self.chosen, self.notes
+        walkable = self._final(warm, cold, self._learn_newcomers())
+        self.notes |= self.derivation.notes  # what the caps cost, of what came out
+        return walkable, self.chosen, self.notes
 
     # Weights
 
@@ -264,8 +266,11 @@ class _Fit:
         if self.facts.people is None or newcomers is None:
             return None
         weights = np.array([newcomers.of(Feature("people", name)) for name in self.facts.people_relations])
-        matrix = sp.diags(weights * self._scale(warm, newcomers)) @ preferences(self.train, self.facts.people)
-        prefers = rounded(matrix)
+        kept = preferences(self.train, self.facts.people)
+        shares = np.asarray(kept.sum(axis=1)).ravel()
+        if shares.any():
+            self.notes["prefers strength beyond the cap"] = round(1 - float(shares[shares > 0].mean()), 4)
+        prefers = rounded(sp.diags(weights * self._scale(warm, newcomers)) @ kept)
         return EdgeLeg("prefers", prefers, 0.0) if prefers.nnz else None
 
 
