@@ -120,14 +120,16 @@ class _Network:
         """Mean cross-entropy of the tails among entities start to stop, plus N3."""
         head, relation, tail = (torch.from_numpy(c) for c in np.ascontiguousarray(questions.T))
         sampled = stop - start > self.course.full_softmax
-        heads = functional.embedding(head, self.entity, sparse=sampled)
-        tails = functional.embedding(tail, self.entity, sparse=sampled)
+        sparse = sampled or 2 * (stop - start) < self.entities  # else most rows take part anyway
+        heads = functional.embedding(head, self.entity, sparse=sparse)
+        tails = functional.embedding(tail, self.entity, sparse=sparse)
         given = self.relation[relation]
         query = self._query(heads, given)
         if sampled:
             loss = self._among_sample(query, tails, tail, start, stop, draw)
         else:
-            loss = functional.cross_entropy(self._compare(query, self.entity[start:stop]), tail - start)
+            every = functional.embedding(torch.arange(start, stop), self.entity, sparse=sparse)
+            loss = functional.cross_entropy(self._compare(query, every), tail - start)
         if self.course.n3 and self.course.form in ("complex", "distmult"):
             loss = loss + self.course.n3 * sum(self._cubes(x) for x in (heads, given, tails)) / len(head)
         return loss
