@@ -230,3 +230,19 @@ def test_each_request_is_a_line_of_json_that_names_nobody(fresh_home: Home) -> N
     assert 0 < line["ms"] < 10_000
     assert [line["status"] for line in lines if line["route"] == "none"] == [404]
     assert "someone-private" not in text
+
+
+def test_a_signal_lets_the_requests_in_hand_finish(fresh_home: Home) -> None:
+    prelude = (
+        "import time\n"
+        "from slipstream.recommend import pipeline\n"
+        "answer = pipeline.Pipeline.recommend\n"
+        "pipeline.Pipeline.recommend = lambda self, r: (time.sleep(2.0), answer(self, r))[1]"
+    )
+    with served_home.serving(fresh_home, prelude=prelude) as server, ThreadPoolExecutor(2) as pool:
+        urls = [f"{server.url}/v1/recommendations/u{n}?explain=true" for n in range(2)]
+        asked = [pool.submit(httpx.get, url, timeout=30) for url in urls]
+        inside = "slipstream_answers_inside 2"
+        eventually(lambda: inside in httpx.get(f"{server.url}/metrics").text)
+        assert server.stop() == 0
+        assert [reply.result().status_code for reply in asked] == [200, 200]
