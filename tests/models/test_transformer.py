@@ -255,15 +255,15 @@ def tell(done, total, note):
         print("three epochs are saved", flush=True)
         sys.stdin.read()
 context = FitContext(seed=9, checkpoint={folder!r}, progress=tell)
-Transformer.fit(TrainingData(cycles()), tiny(epochs=6, ema={ema}), context)
+Transformer.fit(TrainingData(cycles()), tiny(epochs=6, ema=0.9), context)
 """
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path, ema):
-    data, settings = TrainingData(cycles()), tiny(epochs=6, ema=ema)
+def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path):
+    """With averaged weights: whatever a checkpoint can hold, it has to hold here."""
+    data, settings = TrainingData(cycles()), tiny(epochs=6, ema=0.9)
     folder = tmp_path / "checkpoint"
-    script = TRAIN.format(tests=str(Path(__file__).parent), folder=str(folder), ema=ema)
+    script = TRAIN.format(tests=str(Path(__file__).parent), folder=str(folder))
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", script], stdin=pipe, stdout=pipe, text=True) as child:
         assert child.stdout is not None
