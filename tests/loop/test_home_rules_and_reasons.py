@@ -97,3 +97,15 @@ def test_every_model_that_needs_no_training_framework_takes_a_home_of_one_event(
         space.train(model)
         space.release(model, name=model)
         assert [item.item_id for item in space.recommend("stranger").items] == ["x"]
+
+
+def test_a_home_without_times_is_measured_on_a_random_tenth(tmp_path: Path) -> None:
+    space = slipstream.open(tmp_path)
+    pairs = [(f"u{u}", f"i{i}") for u in range(30) for i in range(20) if (u + i) % 2 == 0]
+    space.ingest(pl.DataFrame(pairs, schema=["user_id", "item_id"], orient="row"))
+    space.prepare()
+    (trial,) = space.evaluate(["ease"]).trials
+    assert trial.board == "split"
+    assert 10 <= trial.targets <= 60  # a tenth of 300
+    assert trial.metrics["NDCG@10"] > 0.7  # the even like the even
+    assert space.evaluate(["ease"]).trials[0].targets_sha256 == trial.targets_sha256

@@ -62,8 +62,9 @@ def prepare(
 
 def models(
     name: Annotated[str | None, typer.Argument(help="Show the settings of this model.")] = None,
+    home: HomeOption = None,
 ) -> None:
-    """List the models, or the settings of one with their defaults."""
+    """List the models, or the settings of one with their defaults. They are the same in every home."""
     from slipstream.models.registry import model_names, model_type
 
     if name is None:
@@ -110,7 +111,12 @@ def evaluate(
         list[str] | None, typer.Argument(help="Models to compare. [default: the trained ones]")
     ] = None,
     home: HomeOption = None,
-    board: Annotated[list[str] | None, typer.Option(help="temporal, loo or loo-t; may be repeated.")] = None,
+    board: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="temporal, loo, loo-t, split or cold; may be repeated. [default: temporal, with times]"
+        ),
+    ] = None,
     config: ConfigOption = None,
     settings: SetOption = None,
     seed: SeedOption = 0,
@@ -129,7 +135,7 @@ def evaluate(
     chosen = models or ["popularity", *(n for n in trained_models(space.home) if n != "popularity")]
     found = space.evaluate(
         chosen,
-        boards=board or ["temporal"],
+        boards=board,
         overrides=chosen_settings(config, settings),
         seed=seed,
         k=k,

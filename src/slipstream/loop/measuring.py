@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from slipstream.cluster.runner import LocalProcesses, Task
@@ -19,6 +20,7 @@ from slipstream.events.sqlite import SqliteEventStore
 from slipstream.loop.knowledge import open_graph
 from slipstream.loop.narrator import Narrator
 from slipstream.loop.tables import read_table_of
+from slipstream.randomness import generator
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def evaluate(home: Home, plan: Plan, boards: Sequence[str], processes: int, narr
 def evaluate_board(root: str, plan: Plan, board: str, threads: int) -> Suite:
     """One board of a home: the task of a process."""
     home = Home(Path(root))
-    data = home_data(home)
+    data = home_data(home, plan.seed)
     run = partial(
         suite,
         data,
@@ -76,11 +78,25 @@ def _joined(suites: Sequence[Suite]) -> Suite:
     return Suite([t for s in suites for t in s.trials], [f for s in suites for f in s.failures])
 
 
-def home_data(home: Home) -> DataFolder:
-    """The home's cleaned events and tables in the form of a data folder, in board order (time, arrival)."""
+def boards_for(home: Home) -> tuple[str, ...]:
+    """The board that says most of a home: what came later, where the events tell of before and after."""
+    snapshot = Snapshot.open(home.snapshot)
+    if snapshot.time_us is not None:
+        return ("temporal",)
+    return ("loo",) if snapshot.ordered else ("split",)
+
+
+def home_data(home: Home, seed: int = 0) -> DataFolder:
+    """The home's cleaned events and tables in the form of a data folder, in board order (time, arrival).
+
+    A home has no published split, so the board `split` gets one: two random tenths, to test and to choose on.
+    """
     snapshot = Snapshot.open(home.snapshot)
     clock = snapshot.time_us is not None
     frame = _cleaned_events(home, snapshot)
+    dealt = generator(seed, "home", "split").random(frame.height)
+    parts = np.where(dealt < 0.1, "test", np.where(dealt < 0.2, "valid", "train"))
+    frame = frame.with_columns(pl.Series("split", parts.tolist(), pl.String))
     return DataFolder(
         path=home.root,
         interactions=frame if clock else frame.drop("time_us"),

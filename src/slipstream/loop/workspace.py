@@ -170,7 +170,7 @@ class Workspace:
         self,
         models: Sequence[str],
         *,
-        boards: Sequence[str] = ("temporal",),
+        boards: Sequence[str] | None = None,
         overrides: Mapping[str, Any] | None = None,
         seed: int = 0,
         k: int = 10,
@@ -181,12 +181,13 @@ class Workspace:
         """Train the models on the past of each board and measure them on what followed, side by side.
 
         features_off: models that also run without item and user features, to see what those are worth.
+        boards: `temporal` by default; where events have no time `loo`, where they have no order `split`.
         processes: boards at a time, each in a process of its own with one thread.
         """
-        from slipstream.loop.measuring import Plan, evaluate
+        from slipstream.loop.measuring import Plan, boards_for, evaluate
 
         plan = Plan(tuple(models), dict(overrides or {}), seed, k, goal, tuple(features_off))
-        return evaluate(self.home, plan, boards, processes, self.narrator)
+        return evaluate(self.home, plan, boards or boards_for(self.home), processes, self.narrator)
 
     # release, recommend
 
