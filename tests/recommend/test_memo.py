@@ -209,3 +209,25 @@ def test_what_is_kept_stays_within_its_budget(store: SqliteEventStore, tmp_path:
         assert users.held_bytes <= 60_000
         assert users.held_bytes == sum(s.nbytes for s in users._kept.values())
     assert 5 <= len(users) < 25
+
+
+def test_a_new_release_knows_the_latest_users_before_it_answers(
+    store: SqliteEventStore, tmp_path: Path
+) -> None:
+    model = transformer()
+    counted = Counted(model.settings, model.encoder, model.known)  # type: ignore[arg-type]
+    release = film_world.with_model(film_world.release(tmp_path / "r"), counted)
+    old, new = Pipeline(release, store), Pipeline(release, store)
+    for user in ("ann", "bob", "zoe"):
+        append(store, user, ("f0", 100), ("f1", 101))
+        old.recommend(Request(user_id=user))
+    assert old.recent_users(2) == ["zoe", "bob"]
+    assert new.warm_up(old.recent_users(2), seconds=60) == 2
+    assert new.warm_up(["ann"], seconds=-1) == 0
+    append(store, "bob", ("f2", 102))
+    before = counted.starts
+    assert new.recommend(Request(user_id="zoe")).tier == "cache"
+    assert new.recommend(Request(user_id="bob")).tier == "model"
+    assert counted.starts == before  # bob's event was a step
+    assert new.recommend(Request(user_id="ann")).tier == "model"
+    assert counted.starts == before + 1

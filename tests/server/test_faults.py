@@ -200,6 +200,12 @@ def test_too_much_work_is_refused_at_once_with_a_time_to_come_back(fresh_home: H
         crowd = [
             stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60)) for _ in range(150)
         ]
+        for caller in crowd:  # the server has taken every connection before the rush begins
+            caller.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        for caller in crowd:
+            reply = b""
+            while b"}" not in reply:
+                reply += caller.recv(65_536)
         for number, caller in enumerate(crowd):  # all at once, each on a connection of its own
             path = f"/v1/recommendations/u{number}"
             caller.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())

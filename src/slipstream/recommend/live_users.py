@@ -8,6 +8,7 @@ the next answer of every worker, and what a restart loses is only the time to re
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -162,6 +163,11 @@ class LiveUsers:
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def latest(self, most: int) -> list[str]:
+        """The users whose states were used last, the latest first."""
+        with self._lock:
+            return list(itertools.islice(reversed(self._kept), most))
 
     def state(self, user_id: str) -> UserState:
         """The state of a user, with everything acknowledged before the call."""

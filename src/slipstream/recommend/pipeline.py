@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +117,20 @@ class Pipeline:
         """How many queries the index has answered, and how many items were scored exactly for them."""
         model = self.release.searchable
         return (0, 0) if model is None else (model.index().searched, model.index().rescored)
+
+    def recent_users(self, most: int) -> list[str]:
+        """The users whose states were used last, the latest first."""
+        return self._users.latest(most)
+
+    def warm_up(self, user_ids: Iterable[str], seconds: float) -> int:
+        """Answer each user once, so that the next answer finds their state; stops after `seconds`."""
+        until, done = time.monotonic() + seconds, 0
+        for user_id in user_ids:
+            if time.monotonic() > until:
+                break
+            self.recommend(Request(user_id=user_id))
+            done += 1
+        return done
 
     def kept(self) -> tuple[int, int]:
         """How many users are kept between requests, and the bytes that they take."""

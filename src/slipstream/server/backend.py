@@ -32,6 +32,8 @@ from slipstream.server.wire import Problem
 log = logging.getLogger("slipstream.server")
 
 ANSWER_THREADS = 2
+MOST_WARMED, WARM_SECONDS = 2_000, 5.0
+"""Users whose states are made before a release is swapped in, and the time that this may take."""
 LOOK_SECONDS = 1.0
 """How often the pointer to the live release is looked at; looking is one stat."""
 
@@ -111,13 +113,16 @@ class Backend:
     def _open(self) -> Pipeline:
         release = Release.open(current_release(self.home))
         release.warm()
-        return Pipeline(
+        pipeline = Pipeline(
             release,
             self._store,
             home=self.home,
             slate_cache=self.options.slate_cache,
             budget_bytes=self.options.memory_mb << 20,
         )
+        if self._pipeline is not None:  # a first answer costs ten times a later one
+            pipeline.warm_up(self._pipeline.recent_users(MOST_WARMED), WARM_SECONDS)
+        return pipeline
 
     def _pointer(self) -> tuple[int, ...]:
         """What changes when another release is promoted or the home's rules are rewritten."""
