@@ -58,10 +58,9 @@ def main() -> None:
     full = float(np.nanmean(found["full"]))
     for name in ("none", "shuffled", "degree"):
         gap = paired_interval(found["full"], found[name])
-        ratio = full / max(float(np.nanmean(found[name])), 1e-9)
-        print(
-            f"  full beside {name}: {ratio:.2f} times, difference {gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
-        )
+        mean = float(np.nanmean(found[name]))
+        ratio = f"{full / mean:.2f} times" if mean > 0 else "it says nothing"
+        print(f"  full beside {name}: {ratio}, difference {gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]")
 
 
 def _options() -> argparse.Namespace:

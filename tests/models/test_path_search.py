@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from slipstream.dataset.queries import query_of
 from slipstream.models.path_reasoning.attention import Starts, attention, starts_of
 from slipstream.models.path_reasoning.frontier import Frontier
-from slipstream.models.path_reasoning.groups import best_groups
+from slipstream.models.path_reasoning.groups import MOST_NAMED, NAMED_FROM, best_groups
 from slipstream.models.path_reasoning.legs import EdgeLeg, FacetLeg
 from slipstream.models.path_reasoning.search import Found, best_paths
 
@@ -92,6 +92,10 @@ def test_the_best_paths_are_the_best_of_all(
 ) -> None:
     frontier, every = world_of(*world)
     found = best_paths(frontier, np.arange(ITEMS), limit)
+    one_by_one = [best_paths(world_of(*world)[0], np.array([item]), limit) for item in range(ITEMS)]
+    assert [row for alone in one_by_one for row in shown(alone)[0]] == [
+        r for rows in shown(found) for r in rows
+    ]
     for item, rows in enumerate(shown(found)):
         assert rows[:limit] == every[item][:limit]
         assert found.total[item] == pytest.approx(-sum(row[0] for row in every[item]), rel=1e-12)
@@ -115,13 +119,14 @@ def test_groups_add_up_and_the_best_of_each_kind_comes_first(
         got = groups[item]
         keys = [(int(g.found.leg[g.rows[0]]), int(g.found.facet[g.rows[0]])) for g in got]
         assert len(set(keys)) == len(keys) == min(limit, len(by_group))
-        assert [len(g.rows) for g in got] == [len(by_group[key]) for key in keys]
         assert [g.share for g in got] == pytest.approx([parts[key] / whole for key in keys], rel=1e-9)
         assert [g.share for g in got] == sorted((g.share for g in got), reverse=True)
         assert len({kind[key] for key in keys}) == min(limit, len(set(kind.values())))
         for key, group in zip(keys, got, strict=True):
             scores = [-float(group.found.score[row]) for row in group.rows]
-            assert scores == [row[0] for row in by_group[key]]
+            named = [row for row in by_group[key] if row[0] <= NAMED_FROM * by_group[key][0][0]][:MOST_NAMED]
+            assert scores == [row[0] for row in named]
+            assert [int(group.found.start[row]) for row in group.rows] == [row[2] for row in named]
             leads = max(part for other, part in parts.items() if kind[other] == kind[key])
             first = [k for k in keys if kind[k] == kind[key]]
             assert max(parts[k] for k in first) == pytest.approx(leads)

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from slipstream.artifacts import Artifact, ArtifactWriter
 from slipstream.config import Settings
 from slipstream.dataset.queries import Queries
+from slipstream.dataset.vocabulary import Vocabulary
 from slipstream.models.path_reasoning.attention import Starts, attention, event_ranks, starts_of
 from slipstream.models.path_reasoning.fitting import attributes_of, fit_reasoner
 from slipstream.models.path_reasoning.frontier import Frontier
@@ -52,10 +53,6 @@ from slipstream.models.recommender import (
 
 VISITOR = "visitor"
 _BATCH = 512
-_STARTS_NAMED = 5
-"""Items of the history that are named of a group, beside the one its best path starts from."""
-_NAMED_FROM = 0.25
-"""... if their path scores this much of the best one."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +61,18 @@ class _Start:
 
     leg: EdgeLeg | FacetLeg
     people: bool = False
+
+
+class _Names(dict[int, str]):
+    """Names of items, each looked up once: a slate says the same ones again and again."""
+
+    def __init__(self, items: Vocabulary) -> None:
+        super().__init__()
+        self.vocabulary = items
+
+    def __missing__(self, number: int) -> str:
+        name = self[number] = self.vocabulary[number]
+        return name
 
 
 class PathReasoner:
@@ -151,8 +160,9 @@ class PathReasoner:
             return [[] for _ in items]
         found = best_paths(self._frontier(query.part(0, 1)), known, limit)
         ends = np.searchsorted(found.place, np.arange(len(known) + 1)).tolist()
+        names = _Names(self._items)
         reasons = {
-            item: [self._reason(found, row, item) for row in range(begin, min(end, begin + limit))]
+            item: [self._reason(found, row, item, names) for row in range(begin, min(end, begin + limit))]
             for item, begin, end in zip(known.tolist(), ends, ends[1:], strict=False)
         }
         return [list(reasons.get(int(item), ())) for item in items]
@@ -163,8 +173,9 @@ class PathReasoner:
         if limit < 1 or not len(known):
             return [[] for _ in items]
         found = best_groups(self._frontier(query.part(0, 1)), known, limit)
+        names = _Names(self._items)
         groups = {
-            item: [self._group(group, item) for group in groups]
+            item: [self._group(group, item, names) for group in groups]
             for item, groups in zip(known.tolist(), found, strict=True)
         }
         return [list(groups.get(int(item), ())) for item in items]
@@ -172,14 +183,13 @@ class PathReasoner:
     def _known(self, items: Sequence[int]) -> NDArray[np.int64]:
         return np.array(sorted({int(i) for i in items if 0 <= i < len(self._items)}), np.int64)
 
-    def _group(self, group: Group, item: int) -> PathGroup:
+    def _group(self, group: Group, item: int, names: _Names) -> PathGroup:
         found, first = group.found, group.rows[0]
-        best = self._reason(found, first, item)
+        best = self._reason(found, first, item, names)
         if self._starts[int(found.leg[first])].people:
             return PathGroup(best, (), best.share)  # each attribute of a person is a reason of its own
-        least = _NAMED_FROM * float(found.score[first])
-        others = [int(found.start[row]) for row in group.rows[1:] if float(found.score[row]) >= least]
-        return PathGroup(best, tuple(self._items[number] for number in others[:_STARTS_NAMED]), group.share)
+        others = [int(found.start[row]) for row in group.rows[1:]]
+        return PathGroup(best, tuple(names[number] for number in others), group.share)
 
     def _frontier(self, query: Queries) -> Frontier:
         """What one asker can walk; kept, since the same one is usually scored and then explained."""
@@ -204,15 +214,15 @@ class PathReasoner:
             legs.append((start.leg, starts))
         return Frontier(legs, len(self._items))
 
-    def _reason(self, found: Found, row: int, item: int) -> PathReason:
+    def _reason(self, found: Found, row: int, item: int, names: _Names) -> PathReason:
         """Names for one path that is shown."""
         fitted, start = self._fitted, self._starts[int(found.leg[row])]
-        number, facet, end = int(found.start[row]), int(found.facet[row]), self._items[item]
+        number, facet, end = int(found.start[row]), int(found.facet[row]), names[item]
         if start.people:
             relation = fitted.people_relations[number]
             middle = fitted.entities[int(fitted.people_entities[number])]
         else:
-            relation, middle = fitted.event_kind, self._items[number]
+            relation, middle = fitted.event_kind, names[number]
         begin, score = Hop(VISITOR, relation, middle, float(found.first[row])), float(found.score[row])
         second, third = float(found.second[row]), float(found.third[row])
         if isinstance(start.leg, EdgeLeg):

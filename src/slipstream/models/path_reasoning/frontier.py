@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -16,50 +17,72 @@ from slipstream.models.path_reasoning.legs import EdgeLeg, FacetLeg
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+_ITEM_SIDE = 1.5  # the cost of a walk looked up from an entity, beside one laid out from the asker
 
-class _Walks:
-    """The rows of a matrix that an asker starts at, one after the other."""
 
-    def __init__(self, matrix: sp.csr_matrix, starts: Starts) -> None:
-        self.starts = starts
+@dataclass(frozen=True)
+class Walks:
+    """N weighted first hops, each with one more hop behind it."""
+
+    starts: Starts
+    row: Ints  # [N] the start, as a row of `starts`
+    head: Ints  # [N] where the walk has come to
+    gamma: Floats  # [N] of the second hop
+    score: Floats  # [N]
+
+    @classmethod
+    def of(cls, starts: Starts, row: Ints, head: NDArray[np.integer], gamma: Floats) -> Walks:
+        return cls(starts, row, head.astype(np.int64), gamma, starts.weight[row] * gamma)
+
+    @classmethod
+    def along(cls, matrix: sp.csr_matrix, starts: Starts) -> Walks:
+        """The rows of a matrix that an asker starts at, one after the other."""
         begin, end = matrix.indptr[starts.node], matrix.indptr[starts.node + 1]
         cells = ranges(begin, end)
-        self.row_end = np.cumsum(end - begin)
-        self.head = matrix.indices[cells].astype(np.int64)  # where the walk has come to; int64 gathers faster
-        self.gamma = matrix.data[cells]
-        self.score = np.repeat(starts.weight, end - begin) * self.gamma
-
-    def row(self, walk: Ints) -> Ints:
-        """The start of each walk, as a row of `starts`."""
-        return np.searchsorted(self.row_end, walk, side="right")
+        row = np.repeat(np.arange(len(begin)), end - begin)
+        return cls.of(starts, row, matrix.indices[cells], matrix.data[cells])
 
 
-class EdgeWalks(_Walks):
+class EdgeWalks:
     """An asker's walks over one relation to items."""
 
     def __init__(self, leg: EdgeLeg, starts: Starts) -> None:
-        super().__init__(leg.matrix, starts)
+        self.all = Walks.along(leg.matrix, starts)
 
     def sums(self, items: int) -> Floats:
         """[I]"""
-        return added(self.head, self.score, items)
+        return added(self.all.head, self.all.score, items)
 
 
-class FacetWalks(_Walks):
-    """An asker's walks up to the entities."""
+class FacetWalks:
+    """An asker's walks up to the entities, laid out when they are needed."""
 
     def __init__(self, leg: FacetLeg, starts: Starts) -> None:
-        super().__init__(leg.out, starts)
-        self.leg = leg
+        self.leg, self.starts = leg, starts
 
     @cached_property
-    def arrived(self) -> Floats:
-        """[F]: the sum over walks that arrive at a facet."""
-        return added(self.head, self.score, self.leg.facet_count)
+    def all(self) -> Walks:
+        return Walks.along(self.leg.out, self.starts)
+
+    def near(self, facets: Ints) -> Walks:
+        """Walks among which are all to the given facets, by what is cheaper: from the asker or from there."""
+        out, back = self.leg.out.indptr, self.leg.from_facets
+        begin, end = back.indptr[facets], back.indptr[facets + 1]
+        walks = int((out[self.starts.node + 1] - out[self.starts.node]).sum())
+        if "all" in self.__dict__ or walks <= _ITEM_SIDE * int((end - begin).sum()):
+            return self.all
+        cells = ranges(begin, end)
+        place = np.full(back.shape[1], -1)
+        place[self.starts.node] = np.arange(len(self.starts.node))
+        row = place[back.indices[cells]]
+        mine = np.flatnonzero(row >= 0)
+        head = np.repeat(facets, end - begin)[mine]
+        return Walks.of(self.starts, row[mine], head, back.data[cells[mine]])
 
     def sums(self, items: int) -> Floats:
         """[I]"""
-        sums = np.asarray(self.leg.to_items @ self.arrived)
+        arrived = added(self.all.head, self.all.score, self.leg.facet_count)
+        sums = np.asarray(self.leg.to_items @ arrived)
         self.leg.take_back(sums, self.starts.node, self.starts.node, self.starts.weight)
         return sums
 

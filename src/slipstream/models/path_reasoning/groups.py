@@ -23,10 +23,15 @@ from slipstream.models.path_reasoning.search import (
     straight_to,
 )
 
+NAMED_FROM, MOST_NAMED = 0.25, 4
+
 
 @dataclass(frozen=True)
 class Group:
-    """rows: its paths in `found`, best first. share: of the score of the item."""
+    """rows: its best paths in `found`, at most MOST_NAMED, those that score at least NAMED_FROM of the best.
+
+    share: of the item's score, all of its paths together.
+    """
 
     found: Found
     rows: tuple[int, ...]
@@ -63,12 +68,17 @@ def _groups(frontier: Frontier, items: Ints, limit: int) -> list[list[Group]]:
     whole = added(place, total, len(items))
     chosen = _chosen(place, kind, total, leg, facet, len(items), limit)
     columns: list[Columns] = []
-    taken = np.isin(by_leg, place[chosen] * legs + leg[chosen])  # a facet's group has the leg of no walk here
-    columns.append(straight_paths(frontier, straight, np.where(taken, 0.0, np.inf)))
+    lowest = np.full(len(items) * legs, np.inf)
+    best = np.zeros(len(items) * legs)
+    np.maximum.at(best, by_leg, straight.score)
+    own = place[chosen] * legs + leg[chosen]  # of a facet's group: the leg of no walk here
+    lowest[own] = NAMED_FROM * best[own]
+    columns.append(straight_paths(frontier, straight, lowest[by_leg]))
     if facets is not None:
-        wanted = np.full(len(pairs.place), np.inf)
-        wanted[chosen[chosen >= len(used)] - len(used)] = 0.0
-        columns.append(facet_paths(*facets, pairs, wanted))
+        lowest = np.full(len(pairs.place), np.inf)
+        own = chosen[chosen >= len(used)] - len(used)
+        lowest[own] = NAMED_FROM * pairs.best[own]
+        columns.append(facet_paths(*facets, pairs, lowest, MOST_NAMED))
     found = columns_sorted(columns, whole)
     rows: dict[tuple[int, int, int], list[int]] = {}
     for row, key in enumerate(
@@ -78,8 +88,8 @@ def _groups(frontier: Frontier, items: Ints, limit: int) -> list[list[Group]]:
     result: list[list[Group]] = [[] for _ in items]
     for number in chosen.tolist():
         at = int(place[number])
-        own = rows[at, int(leg[number]), int(facet[number])]
-        result[at].append(Group(found, tuple(own), float(total[number] / whole[at])))
+        paths = rows[at, int(leg[number]), int(facet[number])]
+        result[at].append(Group(found, tuple(paths[:MOST_NAMED]), float(total[number] / whole[at])))
     return result
 
 

@@ -109,6 +109,13 @@ class FacetLeg:
         return matrix
 
     @cached_property
+    def from_facets(self) -> sp.csr_matrix:
+        """[F, I]: the gammas of the hop to the entity, by facet."""
+        matrix = sp.csr_matrix(self.out.T)
+        matrix.sort_indices()
+        return matrix
+
+    @cached_property
     def _around(self) -> Floats:
         """[I]: the walks from an item over an entity back to it."""
         return np.asarray(self.out.multiply(self.to_items).sum(axis=1)).ravel()

@@ -16,7 +16,15 @@ from typing import Any
 import numpy as np
 
 from slipstream.graph.weighted_graph import ranges
-from slipstream.models.path_reasoning.frontier import EdgeWalks, FacetWalks, Floats, Frontier, Ints, added
+from slipstream.models.path_reasoning.frontier import (
+    EdgeWalks,
+    FacetWalks,
+    Floats,
+    Frontier,
+    Ints,
+    Walks,
+    added,
+)
 
 Columns = tuple[Any, Any, Any, Any, Any, Any, Any, Any, Any]
 """The arrays of `Found`, but for `total`."""
@@ -64,7 +72,8 @@ class Pairs:
     best: Floats  # the score of the pair's best path
     total: Floats  # the sum over the pair's paths
     kind: Ints
-    arriving: Ints  # numbers of walks that come to any of the facets
+    walks: Walks
+    arriving: Ints  # numbers of those walks that come to any of the facets
 
 
 def best_paths(frontier: Frontier, items: Ints, limit: int) -> Found:
@@ -99,9 +108,9 @@ def straight_to(frontier: Frontier, items: Ints) -> Straight:
     parts = [(_NONE, _NONE, _NONE, np.zeros(0))]
     for number, walks in enumerate(frontier.walks):
         if isinstance(walks, EdgeWalks):
-            hit = np.flatnonzero(mark[walks.head])
-            place = np.searchsorted(items, walks.head[hit])
-            parts.append((place, np.full(len(hit), number), hit, walks.score[hit]))
+            hit = np.flatnonzero(mark[walks.all.head])
+            place = np.searchsorted(items, walks.all.head[hit])
+            parts.append((place, np.full(len(hit), number), hit, walks.all.score[hit]))
     return Straight(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
@@ -113,14 +122,16 @@ def pairs_to(walks: FacetWalks, items: Ints) -> Pairs:
     place = np.repeat(np.arange(len(items)), end - begin)
     mark = np.zeros(leg.facet_count, bool)
     mark[facet] = True
-    arriving = np.flatnonzero(mark[walks.head])
+    near = walks.near(np.flatnonzero(mark))
+    arriving = np.flatnonzero(mark[near.head])
     peak = np.zeros(leg.facet_count)
-    np.maximum.at(peak, walks.head[arriving], walks.score[arriving])
+    np.maximum.at(peak, near.head[arriving], near.score[arriving])
+    arrived = added(near.head[arriving], near.score[arriving], leg.facet_count)
     best = peak[facet] * back
     met = np.flatnonzero(best)
     place, facet, back = place[met], facet[met], back[met]
     kind = leg.facet_kind[facet] + (STRAIGHT + 1)
-    return Pairs(place, facet, back, best[met], walks.arrived[facet] * back, kind, arriving)
+    return Pairs(place, facet, back, best[met], arrived[facet] * back, kind, near, arriving)
 
 
 def _floors(place: Ints, score: Floats, items: int, limit: int) -> Floats:
@@ -139,18 +150,20 @@ def straight_paths(frontier: Frontier, straight: Straight, lowest: Floats) -> Co
     leg, walk = straight.leg[kept], straight.walk[kept]
     start, first, gamma = np.zeros(len(kept), np.int64), np.zeros(len(kept)), np.zeros(len(kept))
     for number in set(leg.tolist()):
-        walks, mine = frontier.walks[number], np.flatnonzero(leg == number)
-        row = walks.row(walk[mine])
+        walks, mine = frontier.walks[number].all, np.flatnonzero(leg == number)
+        row = walks.row[walk[mine]]
         start[mine], first[mine] = walks.starts.node[row], walks.starts.weight[row]
         gamma[mine] = walks.gamma[walk[mine]]
     none, kind, one = np.full(len(kept), -1), np.full(len(kept), STRAIGHT), np.ones(len(kept))
     return straight.place[kept], leg, start, none, kind, first, gamma, one, straight.score[kept]
 
 
-def facet_paths(number: int, walks: FacetWalks, pairs: Pairs, lowest: Floats) -> Columns:
-    """lowest: [pairs], the floor of each pair's paths."""
-    kept = np.flatnonzero(pairs.best >= lowest)
-    mark = np.zeros(walks.leg.facet_count, bool)
+def facet_paths(
+    number: int, facets: FacetWalks, pairs: Pairs, lowest: Floats, most: int | None = None
+) -> Columns:
+    """lowest: [pairs], the floor of each pair's paths. most: paths of each pair, the best ones."""
+    kept, walks = np.flatnonzero(pairs.best >= lowest), pairs.walks
+    mark = np.zeros(facets.leg.facet_count, bool)
     mark[pairs.facet[kept]] = True
     walk = pairs.arriving[mark[walks.head[pairs.arriving]]]
     walk = walk[np.argsort(walks.head[walk], kind="stable")]
@@ -159,8 +172,12 @@ def facet_paths(number: int, walks: FacetWalks, pairs: Pairs, lowest: Floats) ->
     walk, pair = walk[ranges(low, high)], np.repeat(kept, high - low)
     score = walks.score[walk] * pairs.back[pair]
     good = np.flatnonzero(score >= lowest[pair])
+    if most is not None and len(good) > most:
+        good = good[np.lexsort((-score[good], pair[good]))]
+        own = pair[good]
+        good = good[np.arange(len(own)) - np.searchsorted(own, own) < most]
     walk, pair, score = walk[good], pair[good], score[good]
-    row = walks.row(walk)
+    row = walks.row[walk]
     return (
         pairs.place[pair],
         np.full(len(pair), number),
