@@ -10,7 +10,7 @@ import pytest
 from slipstream.config import Home
 from slipstream.errors import BadInput, Busy, CorruptArtifact, UsageError
 from slipstream.loop.home_lock import writing_home
-from slipstream.loop.knowledge import add_entities, build_graph
+from slipstream.loop.knowledge import add_entities, add_triples, build_graph
 from slipstream.loop.tables import add_file, add_rows, kept_files, read_table_of
 from slipstream.recommend.newcomers import AddedItems
 from slipstream.recommend.release import current_release
@@ -168,3 +168,23 @@ def test_a_pointer_that_names_no_release_is_corrupt(tmp_path: Path, content: byt
     (tmp_path / "releases" / "CURRENT").write_bytes(content)
     with pytest.raises(CorruptArtifact, match="CURRENT"):
         current_release(Home(tmp_path))
+
+
+def test_ids_of_all_tables_are_those_of_the_events(tmp_path: Path) -> None:
+    """As they are, blanks included; and pandas makes whole ids floats where one is missing."""
+    home = Home(tmp_path)
+    add_rows(home, "items", pl.DataFrame({"item_id": [7.0, None, 8.5], "title": ["a", "b", "c"]}))
+    add_rows(home, "items", pl.DataFrame({"item_id": [" x"], "title": ["d"]}))
+    table = read_table_of(home, "items")
+    assert table is not None
+    assert table["item_id"].to_list() == ["7", "8.5", " x"]
+    add_triples(home, pl.DataFrame({"a": [7.0], "b": ["r"], "c": [1.0], "tail": ["not this"]}))
+    kept = pl.read_parquet(kept_files(home, "triples")[0])
+    assert kept.rows() == [("7", "r", "1")]
+
+
+def test_an_id_column_beside_another_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="'item_id' beside 'sku'"):
+        add_rows(Home(tmp_path), "items", pl.DataFrame({"item_id": ["1"], "sku": ["2"]}), "sku")
+    with pytest.raises(BadInput, match="not an id"):
+        add_rows(Home(tmp_path), "items", pl.DataFrame({"item_id": [[1]], "title": ["a"]}))

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from slipstream.cli.console import out
+from slipstream.cli.console import out, progress_bar
 from slipstream.cli.options import HomeOption, workspace
 
 PANEL = "1 · collect"
@@ -67,8 +67,8 @@ def export_events(
     """Write all events to a Parquet file: event_id, user_id, item_id, kind, value, time_us."""
     from slipstream.events.importers import export
 
-    with workspace(home).store() as store:
-        rows = export(store, file)
+    with workspace(home).store() as store, progress_bar("export") as progress:
+        rows = export(store, file, progress=progress)
     out.print(f"{rows:,} events written to {file}")
 
 

@@ -51,17 +51,21 @@ def _column(raw: pl.DataFrame, found: ColumnMap, role: Role) -> pl.Series | None
 
 
 def _texts(raw: pl.DataFrame, found: ColumnMap, role: Role, *, empty_is_null: bool = False) -> pl.Series:
-    """A column as text, untouched; a whole number in a float column loses its `.0`."""
     column = _column(raw, found, role)
     if column is None:
         return pl.Series([None] * raw.height, dtype=pl.String)
+    text = id_texts(column)
+    return text.replace("", None) if empty_is_null else text
+
+
+def id_texts(column: pl.Series) -> pl.Series:
+    """Ids as text, untouched; a whole number in a float column loses its `.0`. Raises BadInput."""
     if column.dtype.is_float():
         column = _whole_numbers(column)
     try:
-        text = column.cast(pl.String)
+        return column.cast(pl.String)
     except pl.exceptions.PolarsError as error:
         raise BadInput(f"column {column.name!r} holds {column.dtype}, not an id") from error
-    return text.replace("", None) if empty_is_null else text
 
 
 def _whole_numbers(column: pl.Series) -> pl.Series:

@@ -22,6 +22,7 @@ from slipstream.artifacts import open_artifact, writing
 from slipstream.config import Home, Progress, silent
 from slipstream.dataset.snapshot import Snapshot
 from slipstream.errors import BadInput, CorruptArtifact, UsageError
+from slipstream.events.shaping import id_texts
 from slipstream.graph.construction import Facts, build, catalogue_facts, user_facts
 from slipstream.graph.knowledge_graph import KnowledgeGraph
 from slipstream.graph.linked_graph import LinkedGraph, join
@@ -72,6 +73,16 @@ class GraphReport:
         return told
 
 
+def _named(frame: pl.DataFrame, *names: str) -> pl.DataFrame:
+    """The first columns under these names."""
+    first = frame.columns[: len(names)]
+    return frame.select(first).rename(dict(zip(first, names, strict=True)))
+
+
+def _as_ids(frame: pl.DataFrame, *names: str) -> pl.DataFrame:
+    return pl.DataFrame({name: id_texts(frame[name]) for name in names})
+
+
 def add_triples(home: Home, frame: pl.DataFrame) -> int:
     """Keep triples (head, relation, tail; or the first three columns). Returns the rows kept."""
     if not {"head", "relation", "tail"} <= set(frame.columns):
@@ -79,8 +90,8 @@ def add_triples(home: Home, frame: pl.DataFrame) -> int:
             raise BadInput(
                 "triples need three columns: head, relation, tail", hint=f"columns: {frame.columns}"
             )
-        frame = frame.rename(dict(zip(frame.columns[:3], ("head", "relation", "tail"), strict=True)))
-    add_file(home, frame.select(pl.col("head", "relation", "tail").cast(pl.String)), "triples")
+        frame = _named(frame, "head", "relation", "tail")
+    add_file(home, _as_ids(frame, "head", "relation", "tail"), "triples")
     return frame.height
 
 
@@ -123,7 +134,8 @@ def add_people_edges(home: Home, frame: pl.DataFrame, relation: str) -> int:
     """
     if frame.width < 2:
         raise BadInput("edges between people need two columns of user ids", hint=f"columns: {frame.columns}")
-    head, tail = ((pl.lit("user:") + pl.col(c).cast(pl.String).str.strip_chars()) for c in frame.columns[:2])
+    frame = _named(frame, "head", "tail")
+    head, tail = (pl.lit("user:") + id_texts(frame[end]) for end in frame.columns)
     user = pl.lit("user")
     edges = frame.select(
         head.alias("head"),
@@ -145,8 +157,8 @@ def add_links(home: Home, frame: pl.DataFrame, *, by_hand: bool = False) -> int:
     if not {"item_id", "entity_id"} <= set(frame.columns):
         if frame.width < 2:
             raise BadInput("links need two columns: item_id, entity_id", hint=f"columns: {frame.columns}")
-        frame = frame.rename(dict(zip(frame.columns[:2], ("item_id", "entity_id"), strict=True)))
-    frame = frame.select(pl.col("item_id", "entity_id").cast(pl.String))
+        frame = _named(frame, "item_id", "entity_id")
+    frame = _as_ids(frame, "item_id", "entity_id")
     if not by_hand:
         add_file(home, frame, "links")
         return frame.height
@@ -171,7 +183,7 @@ def add_entities(home: Home, frame: pl.DataFrame, id_column: str, kind: str) -> 
         raise BadInput(f"the table has no column {id_column!r}", hint="columns: " + ", ".join(frame.columns))
     if not re.fullmatch(r"\w{1,64}", kind):  # it names a file and the type of the entities
         raise UsageError(f"a kind is a word of letters, digits and _, got {kind[:80]!r}", hint="--kind film")
-    named = frame.with_columns((pl.lit(f"{kind}:") + pl.col(id_column).cast(pl.String)).alias("entity_id"))
+    named = frame.with_columns((pl.lit(f"{kind}:") + id_texts(frame[id_column])).alias("entity_id"))
     rest = [c for c in frame.columns if c != id_column]
     add_file(home, named.select("entity_id", *rest), f"entities.{kind}")
     return frame.height

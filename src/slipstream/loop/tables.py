@@ -16,6 +16,7 @@ import polars as pl
 
 from slipstream.config import Home
 from slipstream.errors import BadInput, CorruptArtifact
+from slipstream.events.shaping import id_texts
 from slipstream.graph.columns import find_separator
 from slipstream.recommend.newcomers import AddedItems
 
@@ -147,7 +148,9 @@ def add_rows(
     """
     chosen = _id_column(rows, of, id_column)
     name = "item_id" if of == "items" else "user_id"
-    renamed = rows.rename({chosen: name}).with_columns(pl.col(name).cast(pl.String).str.strip_chars())
+    if chosen != name and name in rows.columns:
+        raise BadInput(f"the table has a column {name!r} beside {chosen!r}", hint="rename or drop it")
+    renamed = rows.rename({chosen: name}).with_columns(id_texts(rows[chosen]).alias(name))
     good = renamed.filter(pl.col(name).is_not_null() & (pl.col(name) != ""))
     if untyped:
         good = _with_numbers(good, but=name)
