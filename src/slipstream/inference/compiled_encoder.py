@@ -56,10 +56,17 @@ class CompiledEncoder(Encoder):
         self._dtype = self.item.dtype
         self.item = np.ascontiguousarray(self.item)
         self.gap = None if self.gap is None else np.ascontiguousarray(self.gap)
+        flat = self._flat()
+        self._flat_bytes = flat.nbytes
         self._compiled = compiled.module.open(
             compiled.level, int(self._dtype == np.float64), self.layers, self.dim, self.heads, self.window,
-            inner, FFN.index(ffn), int(first.gate1_weight is not None), self._flat(), self.item, self.gap,
+            inner, FFN.index(ffn), int(first.gate1_weight is not None), flat, self.item, self.gap,
         )  # fmt: skip
+
+    @property
+    def nbytes(self) -> int:
+        """Of all weights, those of the layers twice: the kernel keeps them in its own order."""
+        return super().nbytes + self._flat_bytes
 
     def _flat(self) -> Floats:
         """All weights but the tables, one after another in the order that `_encoder_loop.h` reads."""

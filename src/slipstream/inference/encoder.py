@@ -84,6 +84,11 @@ class Encoder:
         return len(self._blocks)
 
     @property
+    def nbytes(self) -> int:
+        """Of all weights."""
+        return sum(int(values.nbytes) for values in self.weights.values())
+
+    @property
     def receptive_field(self) -> int:
         """Events that the latest vector depends on."""
         return self.layers * (self.window - 1) + 1

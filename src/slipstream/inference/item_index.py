@@ -71,8 +71,11 @@ class ItemIndex:
         """Queries answered so far."""
         self.rescored = 0
         """Items scored exactly for them: K and a little more each where the bounds are good."""
+        self.nbytes = 0
+        """Of the int8 copy, beside the vectors."""
         if self._kernel is not None:
             packed = pack(self._rows, self._answers)
+            self.nbytes = sum(int(part.nbytes) for part in vars(packed).values())
             self._table = self._kernel.module.open(*vars(packed).values(), self._rows, self.items, self.dim)
         else:
             self._largest_norm = float(_norms(self._rows[self._answers]).max(initial=0.0))
@@ -100,6 +103,10 @@ class ItemIndex:
             self._table, self._kernel.level, queries, len(queries), k, excluded, items, scores
         )
         return items, scores
+
+    def without_kernel(self) -> ItemIndex:
+        """The same items, searched by NumPy without the int8 copy: the same answers."""
+        return ItemIndex(self._rows, known=self._answers, kernel_choice="numpy")
 
     def scores(self, query: NDArray[np.float32], items: NDArray[np.int32]) -> NDArray[np.float32]:
         """[N] exact scores of some items for a query [D] that is finite; NaN for items that are no answer."""
@@ -204,7 +211,7 @@ def pack(rows: NDArray[np.float32], answers: NDArray[np.bool_]) -> Packed:
         x = np.zeros((part.stop - start, groups * BYTES))
         taken = order[part]
         x[: len(taken), :dim] = rows[taken]
-        v, scale[part] = _quantised(x)
+        v, scale[part] = quantised(x)
         near = v * scale[part, None].astype(np.float64)
         error[part], size[part] = _norms(x - near), _norms(near)
         bytes_ = (v + 128).astype(np.uint8).reshape(-1, BLOCK, groups, BYTES)
@@ -215,12 +222,15 @@ def pack(rows: NDArray[np.float32], answers: NDArray[np.bool_]) -> Packed:
     return Packed(lines, scale, _block_maxima(error), _block_maxima(size), _upwards(norm), number)
 
 
-def _quantised(x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """v [N, D], whole numbers in [-127, 127], and scale [N] with x ≈ scale · v."""
-    largest = np.abs(x).max(axis=1)
-    scale = np.where(largest < SMALLEST, 0.0, largest / 127).astype(np.float32)
-    v = np.divide(x, scale[:, None], out=np.zeros_like(x), where=scale[:, None] > 0)
-    return np.clip(np.rint(v), -127, 127), scale
+def quantised(
+    x: NDArray[np.float64], steps: int = 127, kind: type[np.floating] = np.float32
+) -> tuple[NDArray[np.float64], NDArray[np.floating]]:
+    """v [N, D], whole numbers in [-steps, steps], and scale [N] of that float type with x ≈ scale · v."""
+    largest = np.abs(x).max(axis=1, initial=0.0)
+    scale = np.where(largest < SMALLEST, 0.0, largest / steps).astype(kind)
+    wide = scale.astype(np.float64)[:, None]
+    v = np.divide(x, wide, out=np.zeros_like(x), where=wide > 0)
+    return np.clip(np.rint(v), -steps, steps), scale
 
 
 def _norms(x: NDArray[np.floating]) -> NDArray[np.float64]:

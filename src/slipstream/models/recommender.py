@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from slipstream.features.items import ItemFeatures
 from slipstream.features.users import UserFeatures
 from slipstream.graph.linked_graph import LinkedGraph
 from slipstream.inference.item_index import ItemIndex
+from slipstream.inference.packed_weights import Packed
 
 ScoreMatrix = NDArray[np.float32]
 """[Q, I]; NaN where the model has nothing to say."""
@@ -178,6 +179,31 @@ class Searchable(Incremental, Protocol):
 
     def vector_from(self, state: Any, query: Queries) -> NDArray[np.float32]:
         """[1, D], the vector behind `score_from`."""
+        ...
+
+
+WeightRole = Literal["items", "rows", "linear"]
+"""The item table; another table that is looked up by row; a matrix [in, out] that vectors meet."""
+
+
+@runtime_checkable
+class Compressible(Searchable, Embeds, Protocol):
+    """Its weights can be packed in fewer bits; `save` and `load` keep the packed ones."""
+
+    def weights(self) -> Mapping[str, NDArray[np.float32]]:
+        """All that is learned, by name."""
+        ...
+
+    def weight_roles(self) -> Mapping[str, WeightRole]:
+        """Of the weights that are worth packing; the others are few."""
+        ...
+
+    def with_weights(self, packed: Mapping[str, Packed]) -> Self:
+        """This model with other weights of the same names and shapes; its scores are those of `unpack`."""
+        ...
+
+    def resident_bytes(self) -> int:
+        """Of the arrays that stay in memory while it answers, its index included, users' states not."""
         ...
 
 

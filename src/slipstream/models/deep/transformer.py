@@ -13,7 +13,7 @@ anew every epoch, with neither ages nor gaps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -29,11 +29,16 @@ from slipstream.errors import BadInput, ConfigError, MissingExtra
 from slipstream.inference.compiled_encoder import encoder_of
 from slipstream.inference.encoder import Encoder, EncoderState, gap_bin
 from slipstream.inference.item_index import ItemIndex
-from slipstream.models.recommender import FitContext, FitReport, ScoreMatrix, TrainingData
+from slipstream.inference.packed_weights import Packed, read_packed, write_packed
+from slipstream.models.recommender import FitContext, FitReport, ScoreMatrix, TrainingData, WeightRole
 from slipstream.models.validation import sample_holdout, validation_ndcg
 from slipstream.training.transformer_settings import TransformerSettings
 
 WEIGHTS = "encoder.safetensors"
+LINEARS = frozenset(
+    f"{name}_weight"
+    for name in ("qkv", "qkvu", "out", "ffn_in", "ffn_out", "gate1", "gate2", "in")  # `in`: request head
+)
 BUDGET = 1.5e14  # floating-point operations of a training: 7 minutes of a quiet core, 15 of a shared one
 FULL_SOFTMAX = 10**10  # items times events above which the full softmax alone would eat the budget
 LEAST_EPOCHS = 6  # fewer than that on the large network, and the small one learns more
@@ -50,6 +55,7 @@ class Transformer:
         self.report = FitReport()
         self.encoder = encoder
         self.known = known  # [I] items that have a vector
+        self.packed: Mapping[str, Packed] | None = None  # where the weights came from fewer bits
         table = encoder.item
         if encoder.cosine:
             lengths = np.linalg.norm(table, axis=1, keepdims=True)
@@ -172,17 +178,49 @@ class Transformer:
         last_us[-1] = time_us[-2]
         return np.array([gap_bin(int(query.now_us[0] - t), len(self.encoder.gap)) for t in last_us])
 
+    def weights(self) -> Mapping[str, NDArray[np.float32]]:
+        return self.encoder.weights
+
+    def weight_roles(self) -> Mapping[str, WeightRole]:
+        roles: dict[str, WeightRole] = {"item": "items", "gap": "rows", "request.time": "rows"}
+        for name in self.encoder.weights:
+            if name.rpartition(".")[2] in LINEARS:
+                roles[name] = "linear"
+        return {name: role for name, role in roles.items() if name in self.encoder.weights}
+
+    def with_weights(self, packed: Mapping[str, Packed]) -> Self:
+        own = _own(self.settings)
+        model = type(self)(own, _encoder({n: p.unpack() for n, p in packed.items()}, own), self.known)
+        model.report, model.packed = self.report, packed
+        return model
+
+    def resident_bytes(self) -> int:
+        output = 0 if np.shares_memory(self._output, self.encoder.item) else self._output.nbytes
+        return self.encoder.nbytes + output + self.index().nbytes
+
     def save(self, writer: ArtifactWriter) -> None:
+        writer.array("known", self.known)
+        if self.packed is not None:
+            write_packed(writer, WEIGHTS, self.packed)
+            return
         arrays = {name: np.ascontiguousarray(w) for name, w in self.encoder.weights.items()}
         save_file(arrays, writer.file(WEIGHTS))
-        writer.array("known", self.known)
 
     @classmethod
     def load(cls, artifact: Artifact, settings: Settings) -> Self:
         own = _own(settings)
-        weights = load_file(artifact.file(WEIGHTS))
-        encoder = encoder_of(weights, ffn=own.ffn, cosine=own.output == "cosine")
-        return cls(own, encoder, artifact.array("known"))
+        packed = read_packed(artifact, WEIGHTS)
+        if packed is None:
+            weights = load_file(artifact.file(WEIGHTS))
+        else:
+            weights = {name: p.unpack() for name, p in packed.items()}
+        model = cls(own, _encoder(weights, own), artifact.array("known"))
+        model.packed = packed
+        return model
+
+
+def _encoder(weights: Mapping[str, NDArray[Any]], settings: TransformerSettings) -> Encoder:
+    return encoder_of(weights, ffn=settings.ffn, cosine=settings.output == "cosine")
 
 
 def _shaped(data: TrainingData) -> TransformerSettings:
@@ -286,7 +324,7 @@ def _fit(
         progress=context.progress,
         checkpoint=None if context.checkpoint is None else Path(context.checkpoint),
     )
-    encoder = encoder_of(outcome.weights, ffn=settings.ffn, cosine=settings.output == "cosine")
+    encoder = _encoder(outcome.weights, settings)
     notes = {"best_epoch": outcome.best_epoch, "stopped": outcome.stopped}
     return encoder, known, FitReport(curve=outcome.curve, notes=notes)
 
@@ -300,7 +338,7 @@ def _validation(
     sample = sample_holdout(holdout, settings.validation_users, context.seed)
 
     def validate(weights: dict[str, NDArray[Any]]) -> float:
-        encoder = encoder_of(weights, ffn=settings.ffn, cosine=settings.output == "cosine")
+        encoder = _encoder(weights, settings)
         value = validation_ndcg(Transformer(settings, encoder, known).score, sample)
         context.watch(value)
         return value

@@ -1,0 +1,108 @@
+"""Weights in few bits: how they lie in memory and in a file, and how NumPy reads them back.
+
+`compression` makes them. A model unpacks them to float32 when it is opened, so its scores are those of the
+unpacked weights; what is saved is bytes of the file, not of the memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from slipstream.artifacts import Artifact, ArtifactWriter
+from slipstream.errors import CorruptArtifact
+
+Form = Literal["float32", "bfloat16", "int8", "int4"]
+GROUP = 32  # numbers of a row that share a scale in int4
+ZERO = 8  # what 0 is among the 16 codes of int4
+PACKING = "packing"
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One array. Rows are those of the matrix, or its columns if `turned` (the channels of a linear layer).
+
+    float32: codes as they are. bfloat16: uint16, the upper halves of float32. int8: int8 [R, C] and a float32
+    scale per row [R]. int4: uint8 [R, G · 16], two codes a byte, the first in the low bits, and a float16
+    scale per group of 32 [R, G], G = C / 32 rounded up.
+    """
+
+    form: Form
+    codes: NDArray[Any]
+    scale: NDArray[Any] | None = None
+    columns: int = 0  # C, of int4 only: its last group may be part empty
+    turned: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        return self.codes.nbytes + (0 if self.scale is None else self.scale.nbytes)
+
+    def unpack(self) -> NDArray[np.float32]:
+        """The array as float32: exactly code times scale, rounded to float32."""
+        if self.form == "float32":
+            return self.codes
+        if self.form == "bfloat16":
+            return (self.codes.astype(np.uint32) << 16).view(np.float32)
+        assert self.scale is not None  # noqa: S101 - `checked` at every door
+        if self.form == "int8":
+            values = self.codes * self.scale[:, None]
+        else:
+            both = np.stack([self.codes & 15, self.codes >> 4], axis=-1)
+            groups = both.reshape(*self.scale.shape, GROUP).astype(np.float32) - ZERO
+            groups *= self.scale.astype(np.float32)[..., None]
+            values = groups.reshape(len(groups), groups.shape[1] * GROUP)[:, : self.columns]
+        return np.ascontiguousarray(values.T if self.turned else values)
+
+    def checked(self, name: str) -> Self:
+        """Itself. Raises CorruptArtifact where the parts do not fit together."""
+        if not self._fits():
+            raise CorruptArtifact(f"the packed weights {name} do not fit their form {self.form}")
+        return self
+
+    def _fits(self) -> bool:
+        codes, scale = self.codes, self.scale
+        if self.form in ("float32", "bfloat16"):
+            return scale is None and codes.dtype == (np.float32 if self.form == "float32" else np.uint16)
+        if scale is None or codes.ndim != 2 or not (np.isfinite(scale) & (scale >= 0)).all():
+            return False
+        if self.form == "int8":
+            return codes.dtype == np.int8 and scale.dtype == np.float32 and scale.shape == codes.shape[:1]
+        groups = -(-self.columns // GROUP)
+        return (
+            codes.dtype == np.uint8
+            and scale.dtype == np.float16
+            and scale.shape == (len(codes), groups)
+            and codes.shape[1] == groups * GROUP // 2
+        )
+
+
+def total_bytes(weights: Mapping[str, Packed]) -> int:
+    """Of all codes and scales; names and shapes are not counted."""
+    return sum(packed.nbytes for packed in weights.values())
+
+
+def write_packed(writer: ArtifactWriter, file: str, weights: Mapping[str, Packed]) -> None:
+    arrays = {f"{name}.codes": packed.codes for name, packed in weights.items()}
+    arrays |= {f"{name}.scale": p.scale for name, p in weights.items() if p.scale is not None}
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, writer.file(file))
+    forms = {n: {"form": p.form, "columns": p.columns, "turned": p.turned} for n, p in weights.items()}
+    writer.json(PACKING, forms)
+
+
+def read_packed(artifact: Artifact, file: str) -> dict[str, Packed] | None:
+    """What `write_packed` wrote; None where the weights are not packed. Raises CorruptArtifact."""
+    if not artifact.has(f"{PACKING}.json"):
+        return None
+    arrays, found = load_file(artifact.file(file)), {}
+    for name, about in artifact.json(PACKING).items():
+        form = about["form"]
+        if form not in get_args(Form) or f"{name}.codes" not in arrays:
+            raise CorruptArtifact(f"{artifact.path}: weights {name} of form {form!r} cannot be read")
+        codes, scale = arrays[f"{name}.codes"], arrays.get(f"{name}.scale")
+        found[name] = Packed(form, codes, scale, int(about["columns"]), bool(about["turned"])).checked(name)
+    return found
