@@ -1,4 +1,4 @@
-"""Commands that learn and measure: prepare, models, train, evaluate, trial, tune."""
+"""Commands that learn and measure: prepare, models, train, evaluate, trial, tune, price."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ GoalOption = Annotated[
     typer.Option(help="Kind of event that counts as success, e.g. purchase. [default: every kind]"),
 ]
 
+CheckpointOption = Annotated[Path | None, typer.Option(help="Folder for checkpoints of a long training.")]
+
 
 def register(app: typer.Typer) -> None:
     app.command(rich_help_panel="2 · prepare")(prepare)
@@ -42,6 +44,7 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel="4 · evaluate")(evaluate)
     app.command(rich_help_panel="4 · evaluate")(trial)
     app.command(rich_help_panel="4 · evaluate")(tune)
+    app.command(rich_help_panel="4 · evaluate")(price)
 
 
 def prepare(
@@ -160,9 +163,7 @@ def trial(
     settings: SetOption = None,
     without: WithoutOption = None,
     device: DeviceOption = "cpu",
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Folder for checkpoints of a long training.")
-    ] = None,
+    checkpoint: CheckpointOption = None,
     report: Annotated[
         Path | None, typer.Option(help="Write a page with tables and the curve to this file.")
     ] = None,
@@ -274,3 +275,44 @@ def _tell_tuned(found: Tuned) -> None:
 
 def _spelled(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in settings.items()) or "the preset"
+
+
+def price(
+    data: DataOption,
+    board: BoardOption,
+    model: Annotated[str, typer.Option(help="A model whose weights can be packed.")] = "transformer",
+    seed: SeedOption = 0,
+    json_file: JsonFileOption = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with the tables to this file.")] = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    device: DeviceOption = "cpu",
+    checkpoint: CheckpointOption = None,
+) -> None:
+    """What each saving costs: a model in fewer and fewer bits, with bytes, times and NDCG@10 side by side.
+
+    The model is fitted once, on the past of a data folder's board.
+    """
+    from slipstream.evaluation.price import price as measure
+    from slipstream.evaluation.price_tables import price_tables, write_price_page
+    from slipstream.evaluation.tables import plain_rows
+
+    with progress_bar(f"{model} on {board}") as progress:
+        found = measure(
+            data,
+            model,
+            board,
+            seed=seed,
+            overrides=chosen_settings(config, settings),
+            progress=progress,
+            checkpoint=None if checkpoint is None else str(checkpoint),
+            device=device,
+        )
+    if json_file is not None:
+        replace_text(json_file, json.dumps(found.to_json(), indent=1, allow_nan=False))
+    if html is not None:
+        write_price_page(html, found)
+    for table in price_tables(found):
+        print_table(table.title, table.columns, plain_rows(table, joint=" "))
+        if table.note:
+            out.print(table.note, style="dim", markup=False)

@@ -86,6 +86,11 @@ def report_html(trials: Sequence[Trial], *, failures: Sequence[Failure] = (), ti
     if trials:
         used = ", ".join(f"{name} {version}" for name, version in trials[-1].versions.items())
         body.append(f'<p class="note">{escape(used)}</p>')
+    return page(title, body)
+
+
+def page(title: str, body: Sequence[str]) -> str:
+    """A whole page in the style of the house, around parts that are HTML."""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -97,7 +102,7 @@ def report_html(trials: Sequence[Trial], *, failures: Sequence[Failure] = (), ti
 def _board_section(group: Sequence[Trial]) -> list[str]:
     """Everything about one board."""
     reported = metrics_table(group)
-    parts = [f"<h2>{escape(reported.title)}</h2>", _html_table(reported)]
+    parts = [f"<h2>{escape(reported.title)}</h2>", html_table(reported)]
     shown = [(t.name, t.scores.intervals["NDCG@10"]) for t in group if "NDCG@10" in t.scores.intervals]
     if shown:
         parts.append(intervals_svg(shown, title="NDCG@10 with 95 % intervals"))
@@ -108,7 +113,7 @@ def _board_section(group: Sequence[Trial]) -> list[str]:
     others.append(cost_table(group))
     titles = ["All figures", *(table.title for table in others[1:])]
     for heading, table in zip(titles, others, strict=True):
-        parts.append(f"<h3>{escape(heading[0].upper() + heading[1:])}</h3>{_html_table(table)}")
+        parts.append(f"<h3>{escape(heading[0].upper() + heading[1:])}</h3>{html_table(table)}")
     for trial in group:
         parts += _about(trial)
     return parts
@@ -127,7 +132,8 @@ def _about(trial: Trial) -> list[str]:
     return parts
 
 
-def _html_table(table: Table) -> str:
+def html_table(table: Table) -> str:
+    """A table and its note; the title is the caller's."""
     head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
     rows = "".join("<tr>" + "".join(map(_html_cell, row)) + "</tr>" for row in table.rows)
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""

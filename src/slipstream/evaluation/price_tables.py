@@ -1,0 +1,70 @@
+"""The price of each saving as tables: for the terminal, and as a page."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+
+from slipstream.artifacts import replace_text
+from slipstream.evaluation.price import Lever, Price, Priced
+from slipstream.evaluation.report import html_table, page
+from slipstream.evaluation.tables import Table
+
+SIZE_COLUMNS = ("rung", "model kB", "of float32", "release kB", "bytes / item", "resident kB")
+QUALITY_COLUMNS = ("rung", "NDCG@10", "difference", "exact", "overlap@10", "front")
+TIME_COLUMNS = ("rung", "step µs", "scan µs", "answer µs", "p99 µs", "users / s", "training s")
+LEVER_COLUMNS = ("lever", "on µs", "off µs", "saves", "bytes", "for each")
+
+
+def price_tables(found: Price) -> list[Table]:
+    """The ladder by size, by quality and by time, and the levers."""
+    full = found.rungs[0].model_bytes
+    return [
+        Table(
+            f"{found.model} on {found.data}, board {found.board}: {found.users:,} users",
+            SIZE_COLUMNS,
+            tuple(_size_row(rung, full) for rung in found.rungs),
+            "release: the model's folder with the vocabularies. resident: what is packed is float32 in memory.",
+        ),
+        Table(
+            "what it costs",
+            QUALITY_COLUMNS,
+            tuple(map(_quality_row, found.rungs)),
+            "difference: of NDCG@10 to float32 over the same users, with its 95 % interval. "
+            "front: no rung is as small and as good.",
+        ),
+        Table("CPU time", TIME_COLUMNS, tuple(map(_time_row, found.rungs)), "Medians, and the 99th of 100."),
+        Table("levers", LEVER_COLUMNS, tuple(map(_lever_row, found.levers))),
+    ]
+
+
+def _size_row(rung: Priced, full: int) -> tuple[str, ...]:
+    sizes = rung.model_bytes, rung.release_bytes, rung.resident_bytes
+    model, release, resident = (f"{size / 1e3:,.1f}" for size in sizes)
+    share = f"{rung.model_bytes / full:.1%}"
+    return (rung.name, model, share, release, f"{rung.bytes_per_item:,.1f}", resident)
+
+
+def _quality_row(rung: Priced) -> tuple[str, ...]:
+    delta = f"{rung.ndcg_delta.mean:+.4f} [{rung.ndcg_delta.low:+.4f}, {rung.ndcg_delta.high:+.4f}]"
+    exact, front = "yes" if rung.exact else "no", "*" if rung.pareto else ""
+    return (rung.name, f"{rung.ndcg:.4f}", delta, exact, f"{rung.overlap:.3f}", front)
+
+
+def _time_row(rung: Priced) -> tuple[str, ...]:
+    times = rung.step_us, rung.scan_us, rung.answer_p50_us, rung.answer_p99_us, rung.users_per_s
+    return (rung.name, *(f"{value:,.0f}" for value in times), f"{rung.train_cpu_s:,.1f}")
+
+
+def _lever_row(lever: Lever) -> tuple[str, ...]:
+    saves = 1 - lever.on_us / lever.off_us if lever.off_us else 0.0
+    sizes = f"{lever.on_us:,.0f}", f"{lever.off_us:,.0f}", f"{saves:+.0%}", f"{lever.bytes:,}"
+    return (lever.name, *sizes, lever.bytes_of)
+
+
+def write_price_page(path: Path, found: Price) -> None:
+    """One HTML file that fetches nothing, all at once."""
+    tables = price_tables(found)
+    body = ["<h1>The price of each saving</h1>"]
+    body += [f"<h2>{escape(table.title)}</h2>{html_table(table)}" for table in tables]
+    replace_text(path, page("The price of each saving", body))

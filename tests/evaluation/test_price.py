@@ -1,0 +1,77 @@
+"""`slipstream price` on the world of clubs: every key, figures that agree with each other, and refusals."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from club_world import interactions, write_folder
+
+from slipstream.errors import UsageError
+from slipstream.evaluation.price import _overlap, price
+
+KEYS = {
+    "name", "model_bytes", "release_bytes", "bytes_per_item", "resident_bytes", "step_us", "scan_us",
+    "answer_p50_us", "answer_p99_us", "users_per_s", "ndcg", "ndcg_delta", "ndcg_delta_interval", "exact",
+    "overlap@10", "train_cpu_s", "pareto",
+}  # fmt: skip
+DIM, ITEMS = 16, 40
+QUICK = {"dim": DIM, "epochs": 3, "batch_tokens": 128, "shards": 1, "lr": 1e-2, "table_lr": 1e-2}
+
+
+def test_the_ladder_is_priced_from_a_folder_to_files(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    data = write_folder(tmp_path / "clubs", interactions())
+    files = ["--json", tmp_path / "p.json", "--html", tmp_path / "p.html"]
+    sets = [part for key, value in QUICK.items() for part in ("--set", f"{key}={value}")]
+    command = ["-m", "slipstream", "price", "--data", data, "--board", "loo", *files, *sets]
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "p.json").read_text())
+    rungs = {rung["name"]: rung for rung in written["rungs"]}
+    assert [*rungs] == ["float32", "int8_certified", "bf16", "int8", "int4"]
+    page = (tmp_path / "p.html").read_text()
+    for name, rung in rungs.items():
+        assert set(rung) == KEYS
+        assert name in done.stdout
+        assert name in page
+        low, high = rung["ndcg_delta_interval"]
+        assert low <= rung["ndcg_delta"] <= high
+        assert rung["ndcg_delta"] == pytest.approx(rung["ndcg"] - rungs["float32"]["ndcg"], abs=1e-12)
+        assert rung["answer_p99_us"] >= rung["answer_p50_us"] > 0
+        assert rung["release_bytes"] > 0
+        assert rung["exact"] is (name in ("float32", "int8_certified"))
+        assert 0 <= rung["overlap@10"] <= 1
+    assert written["users"] == 60
+    assert rungs["float32"]["ndcg"] > 0.25  # the ring is there to be learned
+    certified = rungs["int8_certified"]
+    assert (certified["ndcg_delta"], certified["ndcg_delta_interval"], certified["overlap@10"]) == (
+        0,
+        [0, 0],
+        1,
+    )
+    sizes = {name: rung["bytes_per_item"] for name, rung in rungs.items()}
+    assert sizes["float32"] == 4 * DIM
+    assert sizes["bf16"] == 2 * DIM
+    assert sizes["int8"] == DIM + 4
+    assert sizes["int4"] == 16 + 2
+    bytes_ = [rungs[name]["model_bytes"] for name in ("float32", "bf16", "int8", "int4")]
+    assert bytes_ == sorted(bytes_, reverse=True)
+    assert rungs["int4"]["pareto"]
+    assert {lever["name"] for lever in written["levers"]} == {"int8 search index", "state of a user"}
+
+
+def test_a_model_without_such_weights_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="ease cannot be packed"):
+        price(tmp_path / "nowhere", "ease", "loo")
+
+
+def test_overlap_counts_the_share_of_the_first_list() -> None:
+    ours = np.array([[1, 2, 3], [4, 5, -1], [-1, -1, -1]], np.int32)
+    theirs = np.array([[3, 2, 9], [4, 5, -1], [-1, -1, -1]], np.int32)
+    assert _overlap(ours, theirs) == pytest.approx((2 / 3 + 1 + 1) / 3)
+    assert _overlap(ours, ours) == 1
