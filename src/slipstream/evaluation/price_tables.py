@@ -24,7 +24,7 @@ def price_tables(found: Price) -> list[Table]:
             f"{found.model} on {found.data}, board {found.board}: {found.users:,} users",
             SIZE_COLUMNS,
             tuple(_size_row(rung, full) for rung in found.rungs),
-            "release: the model's folder with the vocabularies. resident: what is packed is float32 in memory.",
+            "release: the folder of model and vocabularies. resident: packed or not, all is float32 there.",
         ),
         Table(
             "what it costs",
