@@ -153,6 +153,10 @@ class Home:
         return self.root / "events.sqlite"
 
     @property
+    def impressions(self) -> Path:
+        return self.root / "impressions.sqlite"
+
+    @property
     def rejects(self) -> Path:
         return self.root / "rejects"
 

@@ -18,6 +18,7 @@ from slipstream.artifacts import replace_text
 from slipstream.config import Home
 from slipstream.errors import Busy, NotThere
 from slipstream.events.rejects import forget_in_rejects
+from slipstream.events.sqlite_impressions import SqliteImpressionStore
 from slipstream.events.store import EventStore
 
 PATIENCE_S = 5.0
@@ -25,7 +26,8 @@ PATIENCE_S = 5.0
 
 
 def forget_person(home: Home, store: EventStore, user_id: str) -> int:
-    """Remove the person's events, their row in the table of people, and rejected rows that name them.
+    """Remove the person's events, what they were shown, their row in the table of people, and rejected rows
+    that name them.
 
     Returns the events removed. Raises Busy when a reader of the store did not end in time; then the events
     are gone, and calling again finishes the wiping.
@@ -33,6 +35,9 @@ def forget_person(home: Home, store: EventStore, user_id: str) -> int:
     removed = store.event_count(user_id)
     replace_text(_mark(home), f"{time.time_ns()}\n")
     _patiently(lambda: store.forget(user_id))
+    if home.impressions.exists():
+        with SqliteImpressionStore(home.impressions) as impressions:
+            _patiently(lambda: impressions.forget(user_id))
     forget_in_rejects(home.rejects, user_id)
     people = home.catalogue / "users.parquet"
     if people.exists():

@@ -1,6 +1,6 @@
-"""Connections to the file of the SQLite event store: opening, transactions, and errors in our own words.
+"""Connections to a SQLite file of ours: opening, transactions, and errors in our own words.
 
-The only module of the store that knows the driver.
+The only module of the stores that knows the driver.
 """
 
 from __future__ import annotations
@@ -29,8 +29,11 @@ class Connections:
     A reader never waits for a writer, in this process or another. Writers wait `wait_s` for each other.
     """
 
-    def __init__(self, path: Path, *, wait_s: float, max_bytes: int | None) -> None:
+    def __init__(
+        self, path: Path, *, wait_s: float, max_bytes: int | None = None, layout: sql.Layout = sql.EVENTS
+    ) -> None:
         self.path = path
+        self._layout = layout
         self.closed = False
         self.rollbacks = 0
         self._wait_s = wait_s
@@ -98,7 +101,7 @@ class Connections:
 
     def _check_open(self) -> None:
         if self.closed:
-            raise UsageError(f"the event store {self.path} was closed")
+            raise UsageError(f"the {self._layout.what} {self.path} was closed")
 
     def _connect(self, *, cache_mb: int = 16) -> Connection:
         db = sqlite3.connect(self.path, timeout=self._wait_s, isolation_level=None, check_same_thread=False)
@@ -116,20 +119,20 @@ class Connections:
         with self.writing():
             application = db.execute("PRAGMA application_id").fetchone()[0]
             version = db.execute("PRAGMA user_version").fetchone()[0]
-            if (application, version) != (sql.APPLICATION, sql.FORMAT):
+            if (application, version) != (self._layout.application, self._layout.format):
                 self._make_tables(application, version)
         if max_bytes is not None:
             db.execute(f"PRAGMA max_page_count = {max(1, max_bytes // PAGE_BYTES)}")
 
     def _make_tables(self, application: int, version: int) -> None:
-        if application == sql.APPLICATION:
+        if application == self._layout.application:
             raise CorruptArtifact(
-                f"{self.path} has format {version}, this version reads {sql.FORMAT}",
+                f"{self.path} has format {version}, this version reads {self._layout.format}",
                 hint="export the events with the version that wrote them, and ingest them again",
             )
         if self._writer.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            raise CorruptArtifact(f"{self.path} is a SQLite file, but not an event store")
-        for statement in sql.SCHEMA:
+            raise CorruptArtifact(f"{self.path} is a SQLite file, but not an {self._layout.what}")
+        for statement in self._layout.schema:
             self._writer.execute(statement)
         sync_folder(self.path.parent)
 

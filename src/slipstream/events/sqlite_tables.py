@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
@@ -47,6 +48,19 @@ SCHEMA = (
     f"PRAGMA application_id = {APPLICATION}",
     f"PRAGMA user_version = {FORMAT}",
 )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What tells one of our files from others, and the statements that make a new one."""
+
+    what: str
+    application: int
+    format: int
+    schema: tuple[str, ...]
+
+
+EVENTS = Layout("event store", APPLICATION, FORMAT, SCHEMA)
 
 _FIELDS = "arrival, time_us, item, packed"
 _ALL = f"{_FIELDS}, user"

@@ -18,7 +18,9 @@ from slipstream.config import Home
 from slipstream.errors import SlipstreamError
 from slipstream.events.event import EventBatch
 from slipstream.events.forgetting import forget_person
+from slipstream.events.impressions import read_feedback_settings
 from slipstream.events.sqlite import SqliteEventStore
+from slipstream.events.sqlite_impressions import Feedback, SqliteImpressionStore
 from slipstream.recommend.newcomers import AddedItems
 from slipstream.recommend.pipeline import Pipeline, Request
 from slipstream.recommend.release import CURRENT, Release, current_release
@@ -26,6 +28,7 @@ from slipstream.recommend.slate import Reason, Slate
 from slipstream.server.admission import Gate, Line
 from slipstream.server.exposition import Gauge, Metrics
 from slipstream.server.group_commit import GroupCommit, Stored
+from slipstream.server.impression_log import ImpressionLog
 from slipstream.server.options import Options
 from slipstream.server.wire import Problem
 
@@ -54,6 +57,7 @@ class Backend:
         self._added = AddedItems(home.catalogue)
         self._store: SqliteEventStore | None = None
         self._commits: GroupCommit | None = None
+        self._impressions: ImpressionLog | None = None
         self._pipeline: Pipeline | None = None
         self._stamp: tuple[int, ...] = ()
         self._watch: asyncio.Task[None] | None = None
@@ -61,6 +65,7 @@ class Backend:
             Gauge("slipstream_line_length", "Short answers waiting.", lambda: self.line.inside),
             Gauge("slipstream_answers_inside", "Long answers being made.", lambda: self.answers.inside),
             Gauge("slipstream_writes_waiting", "Writes waiting.", self._writes_waiting),
+            Gauge("slipstream_impressions_dropped", "Answers that were not logged.", self._not_logged),
             Gauge("slipstream_release_age_seconds", "Age of the live release.", self._release_age_s),
             Gauge("slipstream_users_kept", "Users kept in memory.", lambda: self._kept()[0]),
             Gauge("slipstream_users_kept_bytes", "What they take.", lambda: self._kept()[1]),
@@ -92,9 +97,12 @@ class Backend:
         """Open the store and the live release. Raises NotThere without one, CorruptArtifact if changed."""
         self._store = SqliteEventStore(self.home.events)
         self._commits = GroupCommit(self._store)
+        settings = read_feedback_settings(self.home.root)
+        self._impressions = ImpressionLog(SqliteImpressionStore(self.home.impressions), settings)
         self._stamp = self._pointer()
         self._pipeline = await asyncio.to_thread(self._open)
         self._watch = asyncio.create_task(self._follow())
+        self._impressions.start()
 
     async def stop(self) -> None:
         """Finish what was begun, then close."""
@@ -107,6 +115,8 @@ class Backend:
         await asyncio.to_thread(self.answers.close)
         await asyncio.to_thread(self.writes.close)
         await asyncio.to_thread(self.parsing.close)
+        if self._impressions is not None:
+            await self._impressions.finish()
         if self._store is not None:
             self._store.close()
 
@@ -153,6 +163,9 @@ class Backend:
     def _writes_waiting(self) -> float:
         return 0 if self._commits is None else self._commits.waiting
 
+    def _not_logged(self) -> float:
+        return 0 if self._impressions is None else self._impressions.dropped
+
     def _searched(self) -> tuple[int, int]:
         return (0, 0) if self._pipeline is None else self._pipeline.searched()
 
@@ -167,6 +180,8 @@ class Backend:
         started = time.perf_counter()
         slate = self.pipeline.recommend(request)
         self.metrics.answer(slate.tier, time.perf_counter() - started)
+        if self._impressions is not None:
+            self._impressions.note(slate)
         return slate
 
     def similar(self, item_id: str, k: int) -> Slate:
@@ -175,11 +190,17 @@ class Backend:
     def explain(self, user_id: str, item_id: str) -> tuple[Reason, ...]:
         return self.pipeline.explain(user_id, item_id)
 
-    async def append(self, batch: EventBatch) -> Stored:
-        """Store events; they are on the disk when this returns. All or nothing."""
-        if self._commits is None:
+    async def append(self, batch: EventBatch, feedback: Sequence[Feedback] = ()) -> Stored:
+        """Store events and what they say about answers; both are on the disk when this returns.
+
+        Events are all or nothing. If it fails between the two, the caller's repeat brings the feedback again.
+        """
+        if self._commits is None or self._impressions is None:
             raise _not_ready("the event store is not open")
-        return await self._commits.append(batch)
+        stored = await self._commits.append(batch)
+        if feedback:
+            await self._impressions.attach(feedback)
+        return stored
 
     def events_of(self, user_id: str, limit: int) -> list[dict[str, Any]]:
         """The user's events, newest first."""

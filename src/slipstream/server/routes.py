@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from slipstream.errors import UnknownName
-from slipstream.events.event import MAX_AHEAD_US, MAX_ID_BYTES, EventBatch, Reject
+from slipstream.events.event import MAX_AHEAD_US, MAX_ID_BYTES, Reject
 from slipstream.events.times import parse_time, time_text
 from slipstream.recommend.catalogue import value_texts
 from slipstream.recommend.pipeline import Request
@@ -23,6 +23,7 @@ from slipstream.server.wire import (
     MOST_NEW_ITEMS,
     MOST_RESULTS,
     EventsIn,
+    EventsRead,
     ItemsIn,
     Problem,
     RecommendIn,
@@ -111,16 +112,17 @@ class Routes:
         return Reply(encode(slate))
 
     async def post_events(self, call: Call) -> Reply:
-        batch, rejected = await self._read(call.body)
-        if not len(batch):
+        read = await self._read(call.body)
+        rejected = read.rejected
+        if not len(read.batch):
             raise _nothing_taken(rejected, {"stored": 0, "repeated": 0})
-        done = await self._backend.append(batch)
+        done = await self._backend.append(read.batch, read.feedback)
         self._backend.metrics.stored(done.stored, done.repeated, len(rejected))
         answer = {"stored": done.stored, "repeated": done.repeated, "rejected": [r.json() for r in rejected]}
         return Reply(encode(answer))
 
-    async def _read(self, body: bytes) -> tuple[EventBatch, list[Rejected]]:
-        def read() -> tuple[EventBatch, list[Rejected]]:
+    async def _read(self, body: bytes) -> EventsRead:
+        def read() -> EventsRead:
             return read_events(entries(body, EventsIn, "events", MOST_EVENTS), _now_us())
 
         return read() if len(body) <= SMALL_BODY_BYTES else await self._backend.parsing.run(read)

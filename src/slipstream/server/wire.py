@@ -13,7 +13,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from slipstream.events.event import MAX_ID_BYTES, MAX_KIND_BYTES, EventBatch
+from slipstream.events.impressions import person_of
 from slipstream.events.rows import parse_events
+from slipstream.events.sqlite_impressions import Feedback
 
 MOST_EVENTS = 10_000
 MOST_NEW_ITEMS = 1_000
@@ -158,17 +160,24 @@ def entries(body: bytes, form: type[EventsIn] | type[ItemsIn], name: str, most: 
     return found
 
 
-def read_events(raw: Sequence[msgspec.Raw], now_us: int) -> tuple[EventBatch, list[Rejected]]:
-    """The good entries as a batch, and the rejected ones with the codes of `events.event.Reject`."""
+@dataclass(frozen=True)
+class EventsRead:
+    """The good entries as a batch, what they say beyond an event, and the rejected ones by code."""
+
+    batch: EventBatch
+    feedback: list[Feedback]
+    rejected: list[Rejected]
+
+
+def read_events(raw: Sequence[msgspec.Raw], now_us: int) -> EventsRead:
+    """Codes are those of `events.event.Reject`, and `unknown-field`, `bad-request-id`, `bad-context`."""
     rows: list[dict[str, Any]] = []
     places: list[int] = []
     rejected: list[Rejected] = []
     for index, entry in enumerate(raw):
         try:
             row = decode(entry, dict[str, Any])
-            if unknown := row.keys() - _EVENT_FIELDS:
-                known = ", ".join(sorted(_EVENT_FIELDS))
-                raise Problem(422, "unknown-field", f"an event has no field {min(unknown)!r}; it has {known}")
+            _check_beyond(row)
         except Problem as problem:
             rejected.append(Rejected(index, problem.code, problem.detail))
         else:
@@ -176,7 +185,44 @@ def read_events(raw: Sequence[msgspec.Raw], now_us: int) -> tuple[EventBatch, li
             places.append(index)
     parsed = parse_events(rows, now_us=now_us)
     rejected += [Rejected(places[fault.index], fault.code, fault.detail) for fault in parsed.rejected]
-    return parsed.batch, sorted(rejected, key=lambda r: r.index)
+    feedback = _feedback([rows[place] for place in parsed.places], parsed.batch)
+    return EventsRead(parsed.batch, feedback, sorted(rejected, key=lambda r: r.index))
+
+
+def _check_beyond(row: Mapping[str, Any]) -> None:
+    """What an event may hold that `events.rows` does not look at. Raises Problem."""
+    if unknown := row.keys() - _EVENT_FIELDS:
+        known = ", ".join(sorted(_EVENT_FIELDS))
+        raise Problem(422, "unknown-field", f"an event has no field {min(unknown)!r}; it has {known}")
+    request_id, context = row.get("request_id"), row.get("context")
+    if request_id is not None and not (isinstance(request_id, str) and len(request_id) <= MAX_ID_BYTES):
+        raise Problem(422, "bad-request-id", f"request_id is text of at most {MAX_ID_BYTES} characters")
+    if context is None:
+        return
+    if not isinstance(context, dict) or len(encode(context)) > MOST_CONTEXT_BYTES:
+        raise Problem(422, "bad-context", f"context is an object of at most {MOST_CONTEXT_BYTES} bytes")
+
+
+def _feedback(rows: Sequence[Mapping[str, Any]], batch: EventBatch) -> list[Feedback]:
+    """Of the events that name an answer or bring a context; rows and batch hold the same events."""
+    told = [b for b, row in enumerate(rows) if row.get("request_id") or row.get("context")]
+    if not told:
+        return []
+    return [
+        Feedback(
+            event_id=event_id,
+            person=person_of(user_id),
+            time_us=time_us,
+            request_id=rows[b].get("request_id") or "",
+            item_id=item_id,
+            kind=kind,
+            value=value,
+            context=encode(rows[b]["context"]).decode() if rows[b].get("context") else "",
+        )
+        for b, (event_id, user_id, item_id, kind, value, time_us) in zip(
+            told, batch.frame[told].iter_rows(), strict=True
+        )
+    ]
 
 
 _EVENT_FIELDS = frozenset(EventIn.__struct_fields__)

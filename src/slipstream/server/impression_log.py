@@ -1,0 +1,133 @@
+"""Answers on their way to the impression store: noted at once, written together, never waited for.
+
+Noting an answer is one append to a queue in memory; once a second a thread writes what is there, with one
+fsync. A crash loses the answers of about a second; feedback is written before its request is answered. When
+the disk does not follow, answers are dropped and counted: a log must not stop the service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from slipstream.errors import SlipstreamError
+from slipstream.events.impressions import DAY_US, FeedbackSettings, is_sampled, person_of
+from slipstream.events.sqlite_impressions import Feedback, Served, SqliteImpressionStore
+from slipstream.recommend.slate import Slate
+from slipstream.server.wire import Problem
+
+log = logging.getLogger("slipstream.server")
+
+EVERY_S = 1.0
+MOST_ANSWERS = 20_000
+"""Kept in memory; at 500 bytes each about 10 MB."""
+MOST_FEEDBACK = 256
+
+
+class ImpressionLog:
+    """Belongs to one event loop; `note` may be called from any thread. Owns the store."""
+
+    def __init__(self, store: SqliteImpressionStore, settings: FeedbackSettings) -> None:
+        self._store, self._settings = store, settings
+        self._answers: deque[tuple[int, Slate, str]] = deque()
+        self._feedback: deque[tuple[Sequence[Feedback], asyncio.Future[None]]] = deque()
+        self._wake, self._ending = asyncio.Event(), False
+        self._task: asyncio.Task[None] | None = None
+        self._cleaned_day = -1
+        self.dropped = 0
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    def note(self, slate: Slate, arm: str = "") -> None:
+        """Keep an answer if it is in the sample and there is room; about a microsecond."""
+        if not is_sampled(slate.request_id, self._settings.sample):
+            return
+        if len(self._answers) >= MOST_ANSWERS:
+            self.dropped += 1
+            return
+        self._answers.append((_now_us(), slate, arm))
+
+    async def attach(self, feedback: Sequence[Feedback]) -> None:
+        """Returns once the feedback is durable; what waits goes to the disk together.
+
+        Raises what the store raised, or Problem 503 if many wait.
+        """
+        if len(self._feedback) >= MOST_FEEDBACK:
+            detail = "too much feedback is waiting for the disk"
+            raise Problem(503, "overloaded", detail, "retry after a moment", headers={"retry-after": "1"})
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._feedback.append((feedback, done))
+        self._wake.set()
+        await done
+
+    async def finish(self) -> None:
+        """Write what is there, then close."""
+        self._ending = True
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+        self._store.close()
+
+    async def _run(self) -> None:
+        """A task of its own: a caller who goes away must not take others' rows along."""
+        while not self._ending or self._feedback or self._answers:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), EVERY_S)
+            self._wake.clear()
+            await self._write()
+            await self._clean()
+
+    async def _write(self) -> None:
+        """Everything that waits, as one transaction."""
+        answers = [self._answers.popleft() for _ in range(len(self._answers))]
+        waiting = [self._feedback.popleft() for _ in range(len(self._feedback))]
+        if not answers and not waiting:
+            return
+        feedback = [row for rows, _ in waiting for row in rows]
+        try:
+            await asyncio.to_thread(self._append, answers, feedback)
+        except Exception as error:  # whoever waits is told, and the service goes on
+            self.dropped += len(answers)
+            log.error("%d answers were not logged: %s", len(answers), error)
+            for _, done in waiting:
+                if not done.done():
+                    done.set_exception(error)
+        else:
+            for _, done in waiting:
+                if not done.done():
+                    done.set_result(None)
+
+    def _append(self, answers: list[tuple[int, Slate, str]], feedback: list[Feedback]) -> None:
+        self._store.append((_served(*answer) for answer in answers), feedback, now_us=_now_us())
+
+    async def _clean(self) -> None:
+        """Once a day, and at the start: remove the days that are past keeping."""
+        today = _now_us() // DAY_US
+        if today == self._cleaned_day:
+            return
+        self._cleaned_day = today
+        with contextlib.suppress(SlipstreamError):  # another process may hold the file: tomorrow, then
+            oldest = (today - self._settings.keep_days) * DAY_US
+            await asyncio.to_thread(self._store.drop_before, oldest)
+
+
+def _served(time_us: int, slate: Slate, arm: str) -> Served:
+    return Served(
+        slate.request_id,
+        person_of(slate.user_id),
+        time_us,
+        slate.release,
+        arm,
+        slate.tier,
+        [item.item_id for item in slate.items],
+        [item.score for item in slate.items],
+    )
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

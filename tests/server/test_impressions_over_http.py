@@ -1,0 +1,118 @@
+"""Every answer of a running server is logged, and what people do with it joins it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+import served_home
+from test_faults import eventually
+
+from slipstream.config import Home
+from slipstream.errors import UsageError
+from slipstream.events.impressions import HOUR_US, FeedbackSettings, attribute, person_of
+from slipstream.events.sqlite_impressions import Feedback, SqliteImpressionStore
+from slipstream.recommend.slate import Slate
+from slipstream.server.impression_log import ImpressionLog
+
+
+def test_answers_are_logged_and_feedback_joins_them(fresh_home: Home) -> None:
+    with served_home.serving(fresh_home) as server, httpx.Client(base_url=server.url, timeout=30) as api:
+        slate = api.get("/v1/recommendations/ann", params={"k": 5}).json()
+        api.post("/v1/recommendations", json={"history": ["f1"], "k": 3, "explain": True})
+        click = {"user_id": "ann", "item_id": slate["items"][2]["item_id"], "request_id": slate["request_id"]}
+        bought = {**click, "kind": "purchase", "value": 9.5, "event_id": "b1", "context": {"page": "home"}}
+        for events in ([click, bought], [bought], [{"user_id": "ann", "item_id": "f9"}]):
+            assert api.post("/v1/events", json={"events": events}).status_code == 200
+        assert "slipstream_impressions_dropped 0" in api.get("/metrics").text
+        assert server.stop() == 0
+    with SqliteImpressionStore(fresh_home.impressions) as store:
+        served, feedback = store.served(), store.feedback()
+    assert served.height == 2
+    row = served.filter(served["request_id"] == slate["request_id"]).row(0, named=True)
+    assert row["items"] == [item["item_id"] for item in slate["items"]]
+    assert (row["person"], row["tier"], row["release"]) == (person_of("ann"), slate["tier"], "first")
+    joined = attribute(served, feedback, HOUR_US)
+    assert joined.events.select("kind", "value", "place").rows() == [("click", None, 2), ("purchase", 9.5, 2)]
+    assert json.loads(joined.events["context"][1]) == {"page": "home"}
+    assert joined.unattributed == {"repeated": 1}
+
+
+def test_wrong_feedback_is_refused_entry_by_entry(api: httpx.Client) -> None:
+    event = {"user_id": "ann", "item_id": "f1"}
+    entries = [
+        {**event, "request_id": 7},
+        {**event, "context": [1]},
+        {**event, "context": {"x": "y" * 20_000}},
+    ]
+    answer = api.post("/v1/events", json={"events": [*entries, {**event, "request_id": "nobody asked"}]})
+    assert answer.json()["stored"] == 1
+    codes = [fault["code"] for fault in answer.json()["rejected"]]
+    assert codes == ["bad-request-id", "bad-context", "bad-context"]
+
+
+def test_the_log_never_holds_up_and_counts_what_it_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slates = [Slate(f"q{n}", "ann", (), "model", "r", 0.0) for n in range(5)]
+    told = [Feedback("e", person_of("ann"), 1, "q0", "f1", "click", None, "")]
+    monkeypatch.setattr("slipstream.server.impression_log.MOST_ANSWERS", 3)
+
+    async def run(sample: float, *, broken: bool) -> int:
+        store = SqliteImpressionStore(tmp_path / f"{sample}-{broken}.sqlite")
+        log = ImpressionLog(store, FeedbackSettings(sample=sample))
+        for slate in slates:
+            log.note(slate)
+        if broken:
+            store.close()
+        log.start()
+        with pytest.raises(UsageError, match="was closed") if broken else contextlib.nullcontext():
+            await log.attach(told)
+        await log.finish()
+        return log.dropped
+
+    assert asyncio.run(run(1.0, broken=False)) == 2  # no room for the last two
+    assert asyncio.run(run(1.0, broken=True)) == 5
+    assert asyncio.run(run(0.0, broken=False)) == 0
+    for sample, kept in ((1.0, 3), (0.0, 0)):
+        with SqliteImpressionStore(tmp_path / f"{sample}-False.sqlite") as store:
+            assert store.served().height == kept
+            assert store.feedback().height == 1  # feedback is never sampled
+
+
+def test_forgetting_over_http_reaches_answers_that_are_still_in_memory(fresh_home: Home) -> None:
+    with served_home.serving(fresh_home) as server, httpx.Client(base_url=server.url, timeout=30) as api:
+        for user in ("ann", "bob"):
+            api.get(f"/v1/recommendations/{user}")
+        assert api.delete("/v1/users/ann").status_code == 200
+        assert server.stop() == 0
+    with SqliteImpressionStore(fresh_home.impressions) as store:
+        assert store.served()["person"].to_list() == [person_of("bob")]
+
+
+def test_acknowledged_feedback_survives_kill_9(fresh_home: Home) -> None:
+    acknowledged: list[str] = []
+
+    def write(writer: int, url: str) -> None:
+        with httpx.Client(base_url=url, timeout=10) as api, contextlib.suppress(httpx.HTTPError):
+            for n in range(10_000):
+                name = f"{writer}-{n}"
+                event = {"event_id": name, "user_id": "ann", "item_id": "f1", "request_id": "q"}
+                if api.post("/v1/events", json=event).status_code == 200:
+                    acknowledged.append(name)
+
+    with served_home.serving(fresh_home) as server:
+        threads = [threading.Thread(target=write, args=(n, server.url)) for n in range(3)]
+        for thread in threads:
+            thread.start()
+        eventually(lambda: len(acknowledged) > 60)
+        server.kill()
+        for thread in threads:
+            thread.join()
+    with SqliteImpressionStore(fresh_home.impressions) as store:
+        assert set(acknowledged) <= set(store.feedback()["event_id"])
