@@ -116,6 +116,7 @@ def test_doctor_and_lists(home: Path) -> None:
         (("recommend",), 2, "--all-users"),
         (("serve", "--host", "0.0.0.0"), 2, "SLIPSTREAM_API_KEYS"),  # noqa: S104 - it must refuse
         (("promote", "no-such-release"), 3, "no-such-release"),
+        (("report",), 3, "nothing was served from this home"),
         (("frobnicate",), 2, "No such command"),
     ],
 )

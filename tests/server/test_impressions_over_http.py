@@ -13,6 +13,7 @@ import pytest
 import served_home
 from test_faults import eventually
 
+from slipstream.cli import main
 from slipstream.config import Home
 from slipstream.errors import UsageError
 from slipstream.events.impressions import HOUR_US, FeedbackSettings, attribute, person_of
@@ -21,7 +22,9 @@ from slipstream.recommend.slate import Slate
 from slipstream.server.impression_log import ImpressionLog
 
 
-def test_answers_are_logged_and_feedback_joins_them(fresh_home: Home) -> None:
+def test_answers_are_logged_and_feedback_joins_them(
+    fresh_home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
     with served_home.serving(fresh_home) as server, httpx.Client(base_url=server.url, timeout=30) as api:
         slate = api.get("/v1/recommendations/ann", params={"k": 5}).json()
         api.post("/v1/recommendations", json={"history": ["f1"], "k": 3, "explain": True})
@@ -41,6 +44,11 @@ def test_answers_are_logged_and_feedback_joins_them(fresh_home: Home) -> None:
     assert joined.events.select("kind", "value", "place").rows() == [("click", None, 2), ("purchase", 9.5, 2)]
     assert json.loads(joined.events["context"][1]) == {"page": "home"}
     assert joined.unattributed == {"repeated": 1}
+    assert main(["report", "--json", "--home", str(fresh_home.root)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["groups"][0]["metrics"]["Revenue/1000"] == 9.5 * 1000 / 2
+    assert main(["report", "--home", str(fresh_home.root)]) == 0
+    assert "1 repeated" in capsys.readouterr().out
 
 
 def test_wrong_feedback_is_refused_entry_by_entry(api: httpx.Client) -> None:

@@ -1,4 +1,4 @@
-"""Commands that answer: release, releases, recommend, serve."""
+"""Commands that answer, and what the answers earned: release, releases, recommend, serve, report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PANEL = "5 · recommend"
 
 
 def register(app: typer.Typer) -> None:
-    for command in (release, releases, promote, recommend, serve):
+    for command in (release, releases, promote, recommend, serve, report):
         app.command(rich_help_panel=PANEL)(command)
 
 
@@ -123,3 +123,31 @@ def serve(
         options=Options(slate_cache, memory_mb, access_log),
         announce=announce,
     )
+
+
+def report(
+    home: HomeOption = None,
+    by: Annotated[str, typer.Option(help="release, arm, tier or day.")] = "release",
+    days: Annotated[
+        int | None, typer.Option(min=1, help="Only the last so many days. [default: all]")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, max=500, help="Where metrics are cut.")] = 10,
+    conversion: Annotated[
+        list[str] | None, typer.Option(help="A kind of event that is a conversion. [default: purchase]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Clicks, conversions, revenue and the offline metrics on the answers that were served."""
+    from slipstream.evaluation.online import CONVERSIONS, online_table
+    from slipstream.evaluation.tables import plain_rows
+    from slipstream.loop.reporting import report_online
+
+    place = workspace(home).home
+    found = report_online(place, by=by, days=days, k=k, conversions=tuple(conversion or CONVERSIONS))
+    if as_json:
+        print_json(found.json())
+        return
+    table = online_table(found.earned, found.by)
+    print_table(table.title, table.columns, plain_rows(table))
+    for line in (*found.lines(), table.note):
+        out.print(line, style="dim", markup=False)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.dataset.queries import Holdout
+from slipstream.dataset.snapshot import Snapshot
 from slipstream.dataset.splits import Board
 from slipstream.evaluation.intervals import Interval, bootstrap_interval, bootstrap_intervals
 from slipstream.evaluation.metrics import (
@@ -83,12 +84,17 @@ def score_lists(board: Board, items: ItemLists, *, k: int = 10, seed: int = 0) -
 
 def _what_lists_are_made_of(board: Board, items: ItemLists, k: int) -> dict[str, Values]:
     """Novelty and popularity against what was known at the time of the test."""
-    touched = np.bincount(board.past.matrix().indices, minlength=board.past.item_count).astype(np.int64)
-    people = int((np.diff(board.past.offsets) > 0).sum())
+    touched, people = popularity_in(board.past)
     return {
         f"Novelty@{k}": novelty(items, k, touched, people),
         f"AveragePopularity@{k}": average_popularity(items, k, touched, people),
     }
+
+
+def popularity_in(past: Snapshot) -> tuple[NDArray[np.int64], int]:
+    """(people who touched each item, [I]; people with any event)."""
+    touched = np.bincount(past.matrix().indices, minlength=past.item_count).astype(np.int64)
+    return touched, int((np.diff(past.offsets) > 0).sum())
 
 
 def _gap_slices(board: Board) -> NDArray[np.int64] | None:
