@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 import polars as pl
@@ -142,13 +142,14 @@ def _turtle(path: Path, source: str) -> Iterator[Facts]:
     """The whole file by rdflib (extra `rdf`), handed on as N-Triples. A syntax error names its line."""
     try:
         import rdflib
+        from rdflib.plugins.parsers.notation3 import BadSyntax
     except ImportError as error:
         raise MissingExtra("rdflib", "rdf", "reading Turtle") from error
     graph = rdflib.Graph()
     try:
         with reading(path) as (stream, _):
-            graph.parse(stream, format="turtle")
-    except rdflib.plugins.parsers.notation3.BadSyntax as error:
+            graph.parse(cast(IO[bytes], stream), format="turtle")
+    except BadSyntax as error:
         line = int(error.lines) + 1
         raise BadInput(f"{path.name}, line {line}: {_why(error)}", hint="it must be Turtle") from error
     rows = sorted((s.n3(), str(p), o.n3()) for s, p, o in graph)
