@@ -1,0 +1,68 @@
+"""What does keeping every answer cost the server that gives it?
+
+    python benchmarks/impressions.py [--model popularity] [--seconds 4] [--repeats 3]
+
+Two servers over one home, in turn: one keeps every answer (`sample` 1), one none. Prints CPU microseconds an
+answer under a closed loop (slates cached: the cheapest answers, so the dearest log), and the times under an open
+loop of a fixed rate; then the bytes that an answer takes on the disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from pathlib import Path
+
+from serving_world import closed_loop, cpu_us, get, machine, make_home, open_loop, serving
+from slipstream.events.sqlite_impressions import SqliteImpressionStore
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="popularity")
+    parser.add_argument("--items", type=int, default=3_706)
+    parser.add_argument("--users", type=int, default=2_000)
+    parser.add_argument("--rate", type=float, default=300.0, help="answers a second of the open loop")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each load")
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    print(f"command: python {' '.join(sys.argv)}; {machine()}")
+    with tempfile.TemporaryDirectory(prefix="impressions-") as folder:
+        home = make_home(
+            Path(folder) / "home", users=options.users, items=options.items, length=100, model=options.model
+        )
+        for _ in range(options.repeats):
+            for sample in (0, 1):
+                (home.root / "feedback.json").write_text(f'{{"sample": {sample}}}')
+                with serving(home) as server:
+                    _measure(server, sample, options)
+        with SqliteImpressionStore(home.impressions) as store:
+            kept = store.served().height
+        print(f"{kept:,} answers of 10 items, {home.impressions.stat().st_size / kept:.0f} bytes each")
+
+
+def _measure(server, sample: int, options: argparse.Namespace) -> None:  # type: ignore[no-untyped-def]
+    paths = [get(f"/v1/recommendations/u{n % options.users}") for n in range(200)]
+    count = 0
+
+    def ask() -> bytes:
+        nonlocal count
+        count += 1
+        return paths[count % len(paths)]
+
+    def closed():  # type: ignore[no-untyped-def]
+        return asyncio.run(closed_loop(server.port, ask, connections=16, seconds=options.seconds))
+
+    closed()
+    load, cost = cpu_us(server, closed)
+    print(f"sample {sample}: {cost:5.0f} us CPU an answer   {load.line()}")
+    load = asyncio.run(
+        open_loop(server.port, ask, rate=options.rate, connections=64, seconds=options.seconds)
+    )
+    print(f"          at {options.rate:.0f}/s: {load.line()}")
+
+
+if __name__ == "__main__":
+    main()
