@@ -1,8 +1,8 @@
 """Answers on their way to the impression store: noted at once, written together, never waited for.
 
-Noting an answer is one append to a queue in memory; once a second a thread writes what is there, with one
-fsync. A crash loses the answers of about a second; feedback is written before its request is answered. When
-the disk does not follow, answers are dropped and counted: a log must not stop the service.
+Noting an answer is one append to a queue in memory; five times a second a thread writes what is there, with
+one fsync. A crash loses the answers of the last moment; feedback is written before its request is answered.
+When the disk does not follow, answers are dropped and counted: a log must not stop the service.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from slipstream.server.wire import Problem
 
 log = logging.getLogger("slipstream.server")
 
-EVERY_S = 1.0
+EVERY_S = 0.2
 MOST_ANSWERS = 20_000
 """Kept in memory; at 500 bytes each about 10 MB."""
 MOST_FEEDBACK = 256
