@@ -6,17 +6,30 @@ No 5xx but those that the contract names, no hang, and each refusal is problem+j
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
+import served_home
 from hypothesis import HealthCheck, Phase, given, settings
+
+from slipstream.config import Home
 
 schemathesis = pytest.importorskip("schemathesis", reason="the dev extra has it")
 
 FEW, MANY = 8, 30
 FAILURES = {400, 401, 403, 404, 405, 413, 422, 429, 503, 507}
 SECONDS = 10
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A server of its own: what is sent here would be found by the other tests."""
+    home = Home(tmp_path_factory.mktemp("home"))
+    served_home.fill(home)
+    with served_home.serving(home) as server, httpx.Client(base_url=server.url, timeout=30) as client:
+        yield client
 
 
 def fuzz(api: httpx.Client, examples: int) -> dict[str, set[int]]:
@@ -62,16 +75,16 @@ def _ask(cases: Any, examples: int, statuses: set[int]) -> None:
     ask()
 
 
-def test_no_case_of_the_document_breaks_a_route(api: httpx.Client) -> None:
-    seen = fuzz(api, FEW)
+def test_no_case_of_the_document_breaks_a_route(fuzzed: httpx.Client) -> None:
+    seen = fuzz(fuzzed, FEW)
     assert len(seen) >= 12
     asked = {operation for operation, statuses in seen.items() if 200 in statuses}
     assert "GET /v1/recommendations/{user_id}" in asked
     assert "POST /v1/events" in asked
-    assert api.get("/healthz").status_code == 200
+    assert fuzzed.get("/healthz").status_code == 200
 
 
 @pytest.mark.slow
-def test_many_cases_of_the_document_break_no_route(api: httpx.Client) -> None:
-    fuzz(api, MANY)
-    assert api.get("/healthz").status_code == 200
+def test_many_cases_of_the_document_break_no_route(fuzzed: httpx.Client) -> None:
+    fuzz(fuzzed, MANY)
+    assert fuzzed.get("/healthz").status_code == 200
