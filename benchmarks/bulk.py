@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from serving_world import log, machine, make_home
+from serving_world import home_for, log, machine
 from slipstream.dataset.snapshot import snapshot_of
 from slipstream.dataset.vocabulary import Vocabulary
 from slipstream.loop.bulk import recommend_all
@@ -33,14 +33,7 @@ def main() -> None:
     options = parser.parse_args()
     print(machine())
     with tempfile.TemporaryDirectory(prefix="bulk-") as folder:
-        home = make_home(
-            Path(folder) / "home",
-            users=options.users,
-            items=options.items,
-            length=options.length,
-            model=options.model,
-            seed=options.seed,
-        )
+        home = home_for(options, folder)
         rows = log(options.users, options.items, options.length, options.seed)
         names = Vocabulary.of([f"i{i}" for i in range(options.items)])
         snapshot_of(rows.drop("event_id", "kind"), items=names).write(home.snapshot)

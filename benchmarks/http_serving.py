@@ -15,7 +15,6 @@ import asyncio
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -23,12 +22,13 @@ import polars as pl
 from serving_world import (
     Load,
     Server,
+    asks_for,
     closed_loop,
     connect,
     cpu_us,
     get,
+    home_for,
     machine,
-    make_home,
     open_loop,
     serving,
 )
@@ -53,36 +53,16 @@ def main() -> None:
     options = parser.parse_args()
     print(machine())
     with tempfile.TemporaryDirectory(prefix="http-") as folder:
-        home = make_home(
-            Path(folder) / "home",
-            users=options.users,
-            items=options.items,
-            length=options.length,
-            model=options.model,
-            seed=options.seed,
-        )
+        home = home_for(options, folder)
         inside = in_process(home, options)
         with serving(home, "--no-slate-cache") as server:
             rate = costs(server, options, inside)
             latency(server, options, rate)
         with serving(home) as server:
-            asks = asker(options)
+            asks = asks_for(options.users)
             warm(server, asks)
             load, cost = cpu_us(server, lambda: closed(server, asks, options.seconds))
             print(f"slate, cache on         {cost:7.0f} us CPU a request  {load.line()}")
-
-
-def asker(options: argparse.Namespace):  # type: ignore[no-untyped-def]
-    """Requests for warm users: 200 of them, in turn."""
-    paths = [get(f"/v1/recommendations/u{n % options.users}") for n in range(200)]
-    count = 0
-
-    def ask() -> bytes:
-        nonlocal count
-        count += 1
-        return paths[count % len(paths)]
-
-    return ask
 
 
 def in_process(home: Home, options: argparse.Namespace) -> float:
@@ -133,11 +113,11 @@ def _cpu_us(work: Callable[[], list[object]]) -> float:
     return (time.process_time() - start) / pieces * 1e6
 
 
-def closed(server: Server, make, seconds: float) -> Load:  # type: ignore[no-untyped-def]
+def closed(server: Server, make: Callable[[], bytes], seconds: float) -> Load:
     return asyncio.run(closed_loop(server.port, make, connections=CONNECTIONS, seconds=seconds))
 
 
-def warm(server: Server, asks) -> None:  # type: ignore[no-untyped-def]
+def warm(server: Server, asks: Callable[[], bytes]) -> None:
     """Each of the users once: the first answer reads and encodes a whole history."""
 
     async def each() -> None:
@@ -153,7 +133,7 @@ def costs(server: Server, options: argparse.Namespace, inside: float) -> float:
     """Prints the cost of a request; the saturation rate."""
     load, empty = cpu_us(server, lambda: closed(server, lambda: get("/healthz"), options.seconds))
     print(f"empty JSON endpoint     {empty:7.0f} us CPU a request  {load.line()}")
-    asks = asker(options)
+    asks = asks_for(options.users)
     warm(server, asks)
     load, cost = cpu_us(server, lambda: closed(server, asks, options.seconds))
     print(f"the answer in process   {inside:7.0f} us CPU")
@@ -163,7 +143,7 @@ def costs(server: Server, options: argparse.Namespace, inside: float) -> float:
 
 
 def latency(server: Server, options: argparse.Namespace, rate: float) -> None:
-    asks = asker(options)
+    asks = asks_for(options.users)
     normal = None
     for share in (0.6, 3.0):
         load = asyncio.run(

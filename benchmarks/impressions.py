@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 import tempfile
 from pathlib import Path
 
-from serving_world import closed_loop, cpu_us, get, machine, make_home, open_loop, serving
+from serving_world import Load, Server, asks_for, closed_loop, cpu_us, machine, make_home, open_loop, serving
 from slipstream.events.sqlite_impressions import SqliteImpressionStore
 
 
@@ -28,7 +27,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each load")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    print(f"command: python {' '.join(sys.argv)}; {machine()}")
+    print(machine())
     with tempfile.TemporaryDirectory(prefix="impressions-") as folder:
         home = make_home(
             Path(folder) / "home", users=options.users, items=options.items, length=100, model=options.model
@@ -43,16 +42,10 @@ def main() -> None:
         print(f"{kept:,} answers of 10 items, {home.impressions.stat().st_size / kept:.0f} bytes each")
 
 
-def _measure(server, sample: int, options: argparse.Namespace) -> None:  # type: ignore[no-untyped-def]
-    paths = [get(f"/v1/recommendations/u{n % options.users}") for n in range(200)]
-    count = 0
+def _measure(server: Server, sample: int, options: argparse.Namespace) -> None:
+    ask = asks_for(options.users)
 
-    def ask() -> bytes:
-        nonlocal count
-        count += 1
-        return paths[count % len(paths)]
-
-    def closed():  # type: ignore[no-untyped-def]
+    def closed() -> Load:
         return asyncio.run(closed_loop(server.port, ask, connections=16, seconds=options.seconds))
 
     closed()

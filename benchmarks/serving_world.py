@@ -7,6 +7,7 @@ are upper bounds.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import platform
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +57,23 @@ def make_home(folder: Path, *, users: int, items: int, length: int, model: str, 
             store.append(EventBatch.of(rows[start : start + 50_000]))
     release(home, "first", rows, items, model)
     return home
+
+
+def home_for(options: argparse.Namespace, folder: str) -> Home:
+    """`make_home` in `folder` by the options that the serving benchmarks share."""
+    return make_home(
+        Path(folder) / "home",
+        users=options.users,
+        items=options.items,
+        length=options.length,
+        model=options.model,
+        seed=options.seed,
+    )
+
+
+def asks_for(users: int) -> Callable[[], bytes]:
+    """Requests for slates of warm users: 200 of them, in turn."""
+    return cycle([get(f"/v1/recommendations/u{n % users}") for n in range(200)]).__next__
 
 
 def log(users: int, items: int, length: int, seed: int) -> pl.DataFrame:

@@ -19,7 +19,6 @@ import os
 import signal
 import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -30,9 +29,9 @@ from serving_world import (
     closed_loop,
     connect,
     get,
+    home_for,
     log,
     machine,
-    make_home,
     open_loop,
     post,
     release,
@@ -61,14 +60,7 @@ def main() -> None:
     options = parser.parse_args()
     print(machine())
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        home = make_home(
-            Path(folder) / "home",
-            users=options.users,
-            items=options.items,
-            length=options.length,
-            model=options.model,
-            seed=options.seed,
-        )
+        home = home_for(options, folder)
         with serving(home, "--workers", str(options.workers)) as server:
             asyncio.run(Soak(home, server, options).run())
 
