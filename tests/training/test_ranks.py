@@ -68,8 +68,10 @@ def test_two_processes_give_the_bits_of_one_and_go_on_from_its_checkpoint(tmp_pa
     alone = train(None)
     script = tmp_path / "together.py"
     script.write_text(TOGETHER.format(tests=str(Path(__file__).parent), folder=str(tmp_path)))
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    subprocess.run([sys.executable, *command], check=True, capture_output=True, timeout=300)
+    options = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
+    command = [sys.executable, "-m", "torch.distributed.run", *options, str(script)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
     for rank in range(2):
         with np.load(tmp_path / f"rank{rank}.npz") as found:
             assert set(found) == set(alone.weights)

@@ -10,6 +10,7 @@ takes the same path and was never run on hardware.
 from __future__ import annotations
 
 import atexit
+import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 
@@ -22,8 +23,20 @@ from slipstream.errors import ConfigError
 
 PATIENCE = timedelta(hours=2)  # the others wait for the first process while it validates
 
+LETTING_GO = 0.5  # seconds; gloo's threads need some microseconds of them
+
 Part = tuple[float, Sequence[Tensor]]
 """Loss and gradients of one shard."""
+
+
+def _leave() -> None:
+    """Called at exit: lends the interpreter's lock out once more.
+
+    A thread of gloo lets go of an exchange's tensors some time after the exchange was waited for, and needs
+    the lock for it. Once the interpreter is being taken down, asking for it ends the process with SIGABRT.
+    """
+    time.sleep(LETTING_GO)
+    dist.destroy_process_group()
 
 
 class Ranks:
@@ -35,7 +48,7 @@ class Ranks:
         if self.count > 1 and not dist.is_initialized():
             backend = "nccl" if device.startswith("cuda") else "gloo"
             dist.init_process_group(backend, timeout=PATIENCE)
-            atexit.register(dist.destroy_process_group)
+            atexit.register(_leave)
 
     @property
     def first(self) -> bool:
