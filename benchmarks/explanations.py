@@ -5,10 +5,10 @@
 The path reasoner is fitted on all that is known at the time of the test and gives ten items to each of some people,
 with three paths for each item. Checked: every hop is an edge of the exported graph, the first one an event of the
 person's history; no hop is an event of the test; asked again, and fitted again with the same seed, it says the
-same; the scores of all paths add up to the score. Measured: the share that the best three carry, and
-comprehensiveness: how far an item falls in the person's list when the edges of its three paths are taken out of
-the graph, beside three other paths to the same item at random (of the same relations where
-there are such, else any), paired over people.
+same; the scores of all paths add up to the score. Measured: the share that the best three carry, how many items
+share the facts that are named, and comprehensiveness: how far an item falls in the person's list when the edges of
+its three paths are taken out of the graph, beside three other paths to the same item at random (of the same
+relations where there are such, else any), paired over people.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import argparse
 import os
 import platform
 import sys
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,6 +50,7 @@ class Tally:
     bare: int = 0
     shares: list[float] = field(default_factory=list)
     grouped: list[float] = field(default_factory=list)
+    widths: list[int] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     errors: list[float] = field(default_factory=list)
     fall: list[float] = field(default_factory=list)
@@ -93,6 +95,7 @@ def _looked_at(arena: Arena, model: PathReasoner, again: PathReasoner, people: i
     test, past, tally = arena.board.test, arena.board.past, Tally()
     rng = np.random.default_rng(seed)
     edges = set(model.exported_edges().iter_rows()) | _facts_of_people(arena)
+    widths = Counter(edge[:2] for edge in edges)
     names = past.items.to_list()
     for row in np.sort(rng.permutation(len(test.queries))[:people]).tolist():
         query = test.queries.part(row, row + 1)
@@ -112,7 +115,10 @@ def _looked_at(arena: Arena, model: PathReasoner, again: PathReasoner, people: i
             _count(tally, paths, float(scores[0, item]))
             tally.untrue += [p for p in paths[:SHOWN] if not _true(p, names[item], touched, person, edges)]
             tally.leaks += sum(h.tail in targets for p in paths[:SHOWN] for h in p.hops[:1])
-        tally.grouped += [sum(g.share for g in groups) for groups in model.path_groups(query, items, SHOWN)]
+        grouped = model.path_groups(query, items, SHOWN)
+        tally.grouped += [sum(g.share for g in groups) for groups in grouped]
+        facts = [g.best.hops[-1] for groups in grouped for g in groups if len(g.best.hops) > 2]
+        tally.widths += [widths[hop.head, hop.relation] for hop in facts]
         falls = [_falls(model, query, item, excluded[0], rng) for item in items]
         if falls:
             mean = np.mean(falls, axis=0)
@@ -209,6 +215,11 @@ def _told(tally: Tally) -> None:
     )
     low, middle, high = np.percentile(tally.grouped, [10, 50, 90])
     print(f"three groups of paths carry: median {middle:.2f} (p10 {low:.2f}, p90 {high:.2f})")
+    low, middle, high = np.percentile(tally.widths or [np.nan], [10, 50, 90])
+    print(
+        f"{len(tally.widths)} of the groups are facts; as many items share one: median {middle:.0f}"
+        f" (p10 {low:.0f}, p90 {high:.0f})"
+    )
     fall, random = np.array(tally.fall), np.array(tally.fall_at_random)
     gap = paired_interval(fall, random)
     print(

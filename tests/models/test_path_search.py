@@ -104,11 +104,13 @@ def test_the_best_paths_are_the_best_of_all(
 
 @settings(max_examples=120, deadline=None)
 @given(worlds, st.integers(1, 4))
-def test_groups_add_up_and_the_best_of_each_kind_comes_first(
+def test_groups_add_up_and_the_one_of_each_kind_that_says_most_comes_first(
     world: tuple[list[float], list[float], list[float], list[int], float], limit: int
 ) -> None:
     frontier, every = world_of(*world)
     groups = best_groups(frontier, np.arange(ITEMS), limit)
+    edge, facet = legs_of(*world[:3], world[4])
+    reach = [np.diff(edge.matrix.indptr), np.diff(facet.back.indptr)]
     for item, rows in enumerate(every):
         by_group: dict[tuple[int, int], list[Row]] = {}
         for row in rows:
@@ -116,6 +118,11 @@ def test_groups_add_up_and_the_best_of_each_kind_comes_first(
         whole = -sum(row[0] for row in rows)
         parts = {key: -sum(row[0] for row in own) for key, own in by_group.items()}
         kind = {key: own[0][4] for key, own in by_group.items()}
+        says = {
+            key: sum(-row[0] * np.log(ITEMS / reach[key[0]][row[3] if key[0] else row[2]]) for row in own)
+            for key, own in by_group.items()
+        }
+        leads = {k: max(said for key, said in says.items() if kind[key] == k) for k in kind.values()}
         got = groups[item]
         keys = [(int(g.found.leg[g.rows[0]]), int(g.found.facet[g.rows[0]])) for g in got]
         assert len(set(keys)) == len(keys) == min(limit, len(by_group))
@@ -127,9 +134,36 @@ def test_groups_add_up_and_the_best_of_each_kind_comes_first(
             named = [row for row in by_group[key] if row[0] <= NAMED_FROM * by_group[key][0][0]][:MOST_NAMED]
             assert scores == [row[0] for row in named]
             assert [int(group.found.start[row]) for row in group.rows] == [row[2] for row in named]
-            leads = max(part for other, part in parts.items() if kind[other] == kind[key])
-            first = [k for k in keys if kind[k] == kind[key]]
-            assert max(parts[k] for k in first) == pytest.approx(leads)
+        shown_first = {
+            k: max(says[key] for key in keys if kind[key] == k) for k in {kind[key] for key in keys}
+        }
+        assert shown_first == pytest.approx({k: leads[k] for k in shown_first})
+        if len(shown_first) < len(leads):
+            assert (
+                min(shown_first.values()) >= max(v for k, v in leads.items() if k not in shown_first) - 1e-12
+            )
+
+
+def test_a_telling_fact_is_shown_before_a_wide_one_and_shares_stay_true() -> None:
+    """Item 5 shares its maker with item 0 alone and its decade with all but one; the decade carries more."""
+    out, back = np.zeros((ITEMS, FACETS)), np.zeros((FACETS, ITEMS))
+    maker, decade, everything = 0, 3, 4
+    out[0, maker], back[maker, [0, 5]] = 0.5, 0.5
+    out[:5, decade], back[decade, [0, 1, 2, 3, 5]] = 0.5, 0.5
+    out[:, everything], back[everything] = 1.0, 1.0
+    _, facet = legs_of([0.0] * ITEMS**2, out.ravel().tolist(), back.ravel().tolist(), 0.0)
+    frontier = Frontier([(facet, starts_of(np.array([0, 1, 2, 3]), ITEMS, 0.0))], ITEMS)
+    parts = {maker: 0.25 * 0.25, decade: 0.25, everything: 1.0}
+    whole = sum(parts.values())
+
+    def told(limit: int) -> list[tuple[int, float]]:
+        (groups,) = best_groups(frontier, np.array([5]), limit)
+        return [(int(g.found.facet[g.rows[0]]), g.share) for g in groups]
+
+    assert told(1) == [(maker, pytest.approx(parts[maker] / whole))]
+    # of the other kind, the decade says more than what is true of everything: that says nothing
+    assert told(2) == [(decade, pytest.approx(0.25 / whole)), (maker, pytest.approx(0.0625 / whole))]
+    assert [facet for facet, _ in told(3)] == [everything, decade, maker]
 
 
 @settings(max_examples=100, deadline=None)

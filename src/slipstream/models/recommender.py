@@ -254,7 +254,7 @@ class ExplainsByPaths(Protocol):
     def path_groups(self, query: Queries, items: Sequence[int], limit: int) -> list[list[PathGroup]]:
         """The groups that say most about each of the items, in descending share; deterministic.
 
-        The best group of each metapath comes before a second one of any.
+        That of each metapath comes before a second one of any. A wide entity says less than a rare one.
         """
         ...
 

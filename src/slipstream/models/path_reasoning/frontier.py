@@ -47,7 +47,13 @@ class EdgeWalks:
     """An asker's walks over one relation to items."""
 
     def __init__(self, leg: EdgeLeg, starts: Starts) -> None:
+        self.leg = leg
         self.all = Walks.along(leg.matrix, starts)
+
+    def reach(self, walk: Ints) -> Ints:
+        """How many items the starts of these walks lead to, each."""
+        start, ends = self.all.starts.node[self.all.row[walk]], self.leg.matrix.indptr
+        return np.asarray(ends[start + 1] - ends[start], np.int64)
 
     def sums(self, items: int) -> Floats:
         """[I]"""

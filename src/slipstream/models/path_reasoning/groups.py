@@ -3,6 +3,12 @@
 A group is one entity seen through one relation ("directed by him"), or one relation straight to the item
 ("often followed by this"). Its score is the sum over its paths, so groups add up to the item's score as paths
 do, and a few of them carry most of it where single paths are many and faint.
+
+Which are shown is not a question of the score alone: "of the 1990s" is true of half of all items and says
+little about this one. A path tells log(I / n), where n of the I items are reached by its last hop: the
+information content of an entity (-log p, Resnik 1995) for facts, and the same count of a start's edges where
+the hop comes straight from it. What a group says is the sum over its paths of score times that. Shares stay
+parts of the score.
 """
 
 from __future__ import annotations
@@ -39,10 +45,11 @@ class Group:
 
 
 def best_groups(frontier: Frontier, items: Ints, limit: int) -> list[list[Group]]:
-    """The `limit` groups to show for each of the items (ascending, distinct), in descending share.
+    """The `limit` groups that say most about each of the items (ascending, distinct), in descending share.
 
-    The best group of each kind (what people do together; each relation of facts) comes before the second best
-    of any kind. Ties by leg and facet. Cost: that of one search, and the paths of the groups that are shown.
+    The group of each kind (what people do together; each relation of facts) that says most is chosen before
+    a second one of any kind; where two say the same, that of the larger share, then by leg and facet. Cost:
+    that of one search, and the paths of the groups that are shown.
     """
     result: list[list[Group]] = [[] for _ in items]
     for places, part in frontier.parts(items):
@@ -59,14 +66,16 @@ def _groups(frontier: Frontier, items: Ints, limit: int) -> list[list[Group]]:
     together = added(by_leg, straight.score, len(items) * legs)
     used = np.flatnonzero(together)
     place, leg, total = used // max(1, legs), used % max(1, legs), together[used]
+    says = added(by_leg, straight.score * told(straight.reach, frontier.items), len(items) * legs)[used]
     facet, kind = np.full(len(used), -1), np.full(len(used), STRAIGHT)
     if facets is not None:
         pairs = pairs_to(facets[1], items)
         place, total = np.concatenate([place, pairs.place]), np.concatenate([total, pairs.total])
+        says = np.concatenate([says, pairs.total * told(pairs.reach, frontier.items)])
         leg = np.concatenate([leg, np.full(len(pairs.place), facets[0])])
         facet, kind = np.concatenate([facet, pairs.facet]), np.concatenate([kind, pairs.kind])
     whole = added(place, total, len(items))
-    chosen = _chosen(place, kind, total, leg, facet, len(items), limit)
+    chosen = _chosen(place, kind, says, total, leg, facet, len(items), limit)
     columns: list[Columns] = []
     lowest = np.full(len(items) * legs, np.inf)
     best = np.zeros(len(items) * legs)
@@ -93,13 +102,20 @@ def _groups(frontier: Frontier, items: Ints, limit: int) -> list[list[Group]]:
     return result
 
 
-def _chosen(place: Ints, kind: Ints, total: Floats, leg: Ints, facet: Ints, items: int, limit: int) -> Ints:
+def told(reach: Ints, items: int) -> Floats:
+    """How much it tells, in nats, to be one of the `reach` among all items. See the top of the file."""
+    return np.log(items / np.maximum(reach, 1))
+
+
+def _chosen(
+    place: Ints, kind: Ints, says: Floats, total: Floats, leg: Ints, facet: Ints, items: int, limit: int
+) -> Ints:
     """Numbers of the groups to show, in descending total within each item."""
-    order = np.lexsort((facet, leg, -total, kind, place))
+    order = np.lexsort((facet, leg, -total, -says, kind, place))
     key = place[order] * (int(kind.max(initial=0)) + 1) + kind[order]
     leads = np.zeros(len(order), bool)
     leads[order[np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))[: len(order)]]] = True
-    order = np.lexsort((facet, leg, -total, ~leads, place))
+    order = np.lexsort((facet, leg, -total, -says, ~leads, place))
     rank = np.arange(len(order)) - np.searchsorted(place[order], np.arange(items))[place[order]]
     order = order[rank < limit]
     return order[np.lexsort((facet[order], leg[order], -total[order], place[order]))]

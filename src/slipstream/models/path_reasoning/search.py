@@ -59,6 +59,7 @@ class Straight:
     place: Ints
     leg: Ints
     walk: Ints
+    reach: Ints  # items that the start leads to
     score: Floats
 
 
@@ -72,6 +73,7 @@ class Pairs:
     best: Floats  # the score of the pair's best path
     total: Floats  # the sum over the pair's paths
     kind: Ints
+    reach: Ints  # items that the facet leads to
     walks: Walks
     arriving: Ints  # numbers of those walks that come to any of the facets
 
@@ -105,12 +107,12 @@ def _search(frontier: Frontier, items: Ints, limit: int) -> Found:
 def straight_to(frontier: Frontier, items: Ints) -> Straight:
     mark = np.zeros(frontier.items, bool)
     mark[items] = True
-    parts = [(_NONE, _NONE, _NONE, np.zeros(0))]
+    parts = [(_NONE, _NONE, _NONE, _NONE, np.zeros(0))]
     for number, walks in enumerate(frontier.walks):
         if isinstance(walks, EdgeWalks):
             hit = np.flatnonzero(mark[walks.all.head])
             place = np.searchsorted(items, walks.all.head[hit])
-            parts.append((place, np.full(len(hit), number), hit, walks.all.score[hit]))
+            parts.append((place, np.full(len(hit), number), hit, walks.reach(hit), walks.all.score[hit]))
     return Straight(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
@@ -130,8 +132,8 @@ def pairs_to(walks: FacetWalks, items: Ints) -> Pairs:
     best = peak[facet] * back
     met = np.flatnonzero(best)
     place, facet, back = place[met], facet[met], back[met]
-    kind = leg.facet_kind[facet] + (STRAIGHT + 1)
-    return Pairs(place, facet, back, best[met], arrived[facet] * back, kind, near, arriving)
+    kind, reach = leg.facet_kind[facet] + (STRAIGHT + 1), leg.back.indptr[facet + 1] - leg.back.indptr[facet]
+    return Pairs(place, facet, back, best[met], arrived[facet] * back, kind, reach, near, arriving)
 
 
 def _floors(place: Ints, score: Floats, items: int, limit: int) -> Floats:
