@@ -20,7 +20,8 @@ from slipstream.dataset.snapshot import snapshot_of
 from slipstream.dataset.vocabulary import Vocabulary
 from slipstream.loop.bulk import recommend_all
 from slipstream.models.recommender import Embeds
-from slipstream.recommend.release import Release, current_release
+from slipstream.recommend.live_release import current_release
+from slipstream.recommend.release import Release
 
 
 def main() -> None:

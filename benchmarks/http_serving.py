@@ -35,8 +35,9 @@ from serving_world import (
 from slipstream.config import Home
 from slipstream.events.event import EventBatch
 from slipstream.events.sqlite import SqliteEventStore
+from slipstream.recommend.live_release import current_release
 from slipstream.recommend.pipeline import Pipeline, Request
-from slipstream.recommend.release import Release, current_release
+from slipstream.recommend.release import Release
 from slipstream.server.wire import encode
 
 CONNECTIONS = 16

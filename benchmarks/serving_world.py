@@ -33,7 +33,8 @@ from slipstream.events.event import EventBatch
 from slipstream.events.sqlite import SqliteEventStore
 from slipstream.models.recommender import FitContext, TrainingData
 from slipstream.models.registry import model_type
-from slipstream.recommend.release import Named, promote, write_release
+from slipstream.recommend.live_release import promote
+from slipstream.recommend.release import Named, write_release
 
 TICKS = os.sysconf("SC_CLK_TCK")
 START_US = 1_700_000_000_000_000

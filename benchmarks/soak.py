@@ -39,8 +39,9 @@ from serving_world import (
 )
 from slipstream.config import Home
 from slipstream.events.sqlite import SqliteEventStore
+from slipstream.recommend.live_release import current_release
 from slipstream.recommend.pipeline import Pipeline, Request
-from slipstream.recommend.release import Release, current_release
+from slipstream.recommend.release import Release
 
 WRITES = 0.2
 SHARE = 0.6

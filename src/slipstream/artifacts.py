@@ -7,6 +7,7 @@ are Parquet; the rest is JSON.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slipstream.errors import BadInput, CorruptArtifact, NotThere
+from slipstream.errors import BadInput, Busy, CorruptArtifact, NotThere
 
 FORMAT = 2
 WITHOUT_SUM = 1  # an older format, whose manifest had no checksum of its own
@@ -231,3 +232,26 @@ def recover(path: Path) -> None:
             shutil.rmtree(aside, ignore_errors=True)
         else:
             aside.rename(path)
+
+
+@contextmanager
+def holding(lock: Path, purpose: str, *, wait: bool = False) -> Iterator[None]:
+    """Hold the file `lock` alone; the operating system frees it when a process dies.
+
+    Raises Busy, naming what the holder does, if somebody else holds it; with `wait`, waits instead.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "it has just begun"
+            raise Busy(
+                f"{lock.parent} is in use by another process ({holder})", hint="wait until it is done"
+            ) from error
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{purpose}, process {os.getpid()}".encode(), 0)
+        yield
+    finally:
+        os.close(handle)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
+import pwd
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -242,6 +244,15 @@ def launch() -> Launch:
             f"{', '.join(names)} must be whole numbers, got {given}", hint="start with torchrun"
         )
     return Launch(*map(int, given))
+
+
+def who() -> str:
+    """Who runs this process, for records: `user@machine`."""
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container may run under a number that has no name
+        user = str(os.getuid())
+    return f"{user}@{platform.node()}"
 
 
 def secret(name: str) -> str | None:

@@ -12,8 +12,8 @@ from slipstream.errors import BadInput, Busy, CorruptArtifact, UsageError
 from slipstream.loop.home_lock import writing_home
 from slipstream.loop.knowledge import add_entities, add_triples, build_graph
 from slipstream.loop.tables import add_file, add_rows, kept_files, read_table_of
+from slipstream.recommend.live_release import current_release
 from slipstream.recommend.newcomers import AddedItems
-from slipstream.recommend.release import current_release
 
 
 def test_a_later_row_replaces_an_earlier_one_and_columns_add_up(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from slipstream.artifacts import open_artifact
 from slipstream.events.forgetting import forget_person, forgotten_since, made_without_them
 from slipstream.loop.exporting import export_graph
 from slipstream.loop.workspace import Workspace
+from slipstream.recommend.live_release import list_releases
 from slipstream.recommend.pipeline import Request
-from slipstream.recommend.release import list_releases
 
 PEOPLE, FILMS = 80, 40
 

@@ -13,15 +13,9 @@ import pytest
 from slipstream.artifacts import MANIFEST
 from slipstream.config import Home
 from slipstream.errors import ConfigError, CorruptArtifact, NotThere, UsageError
+from slipstream.recommend.live_release import current_release, list_releases, promote
 from slipstream.recommend.pipeline import Pipeline, Request
-from slipstream.recommend.release import (
-    CURRENT,
-    Release,
-    current_release,
-    list_releases,
-    promote,
-    release_name,
-)
+from slipstream.recommend.release import CURRENT, Release, release_name
 from slipstream.recommend.rules import Rules, read_rules, write_rules
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import polars as pl
@@ -21,7 +22,8 @@ from slipstream.events.event import EventBatch
 from slipstream.events.sqlite import SqliteEventStore
 from slipstream.models.recommender import FitContext, TrainingData
 from slipstream.models.registry import model_type
-from slipstream.recommend.release import Named, PipelineSettings, promote, write_release
+from slipstream.recommend.live_release import promote
+from slipstream.recommend.release import Named, PipelineSettings, write_release
 
 FILMS = pl.DataFrame(
     {
@@ -51,8 +53,8 @@ def fill(home: Home, model: str = "popularity") -> None:
     release(home, "first", model)
 
 
-def release(home: Home, name: str, model: str = "popularity") -> None:
-    """Make and promote a release of the past events."""
+def release(home: Home, name: str, model: str = "popularity", *, live: bool = True, **about: Any) -> None:
+    """Make a release of the past events, and promote it if it shall be live."""
     data = snapshot_of(pl.DataFrame(PAST), items=Vocabulary.of(FILMS["item_id"].to_list()))
     training = TrainingData(data)
 
@@ -68,8 +70,10 @@ def release(home: Home, name: str, model: str = "popularity") -> None:
         popularity=fitted("popularity"),
         items=FILMS,
         settings=PipelineSettings(),
+        **about,
     )
-    promote(home.releases, name)
+    if live:
+        promote(home.releases, name)
 
 
 @dataclass

@@ -18,6 +18,8 @@ import served_home
 from slipstream.config import Home
 from slipstream.errors import CorruptArtifact, NotThere, Unavailable
 from slipstream.events.sqlite import SqliteEventStore
+from slipstream.recommend.live_release import promote, rollback
+from slipstream.recommend.rules import Rules
 from slipstream.server.admission import FEWEST
 from slipstream.server.service import serve
 
@@ -135,6 +137,46 @@ def test_releases_swap_without_a_failed_request_and_a_changed_one_is_refused(fre
             assert "people.npy" in (fresh_home.root / "server.log").read_text()
         assert set(statuses) == {200}
         assert {"first", "second"} <= served
+
+
+def test_promote_and_rollback_reach_every_worker_and_no_answer_mixes_two_releases(fresh_home: Home) -> None:
+    even, odd = (tuple(f"f{n}" for n in range(30) if n % 2 == side) for side in (1, 0))
+    served_home.release(fresh_home, "even", rules=Rules(blocked=even), live=False)
+    served_home.release(fresh_home, "odd", rules=Rules(blocked=odd), live=False)
+    promote(fresh_home.releases, "even")
+    allowed = {"even": set(odd), "odd": set(even)}
+    answers: list[tuple[int, str, frozenset[str]]] = []
+    done = threading.Event()
+
+    def ask(url: str) -> None:
+        while not done.is_set():
+            with httpx.Client(base_url=url, timeout=10) as api:  # a new connection: any worker
+                for user in range(5):
+                    reply = api.get(f"/v1/recommendations/u{user}?k=15")
+                    slate = reply.json()
+                    shown = frozenset(item["item_id"] for item in slate.get("items", []))
+                    answers.append((reply.status_code, slate.get("release", ""), shown))
+
+    def all_say(name: str) -> bool:
+        """The next answers of every connection: both workers take turns over so many."""
+        start = len(answers)
+        eventually(lambda: len(answers) > start + 40)
+        return {release for _, release, _ in answers[start + 20 : start + 40]} == {name}
+
+    with served_home.serving(fresh_home, workers=2) as server, ThreadPoolExecutor(2) as pool:
+        for _ in range(2):
+            pool.submit(ask, server.url)
+        try:
+            for name in ("odd", "even"):
+                promote(fresh_home.releases, name)
+                eventually(lambda name=name: all_say(name))  # type: ignore[misc]
+            assert rollback(fresh_home.releases) == "odd"
+            eventually(lambda: all_say("odd"))
+        finally:
+            done.set()
+    assert {status for status, _, _ in answers} == {200}
+    for _, release, shown in answers:
+        assert shown <= allowed[release], f"{release} answered with {shown}"
 
 
 def test_a_changed_release_does_not_start(fresh_home: Home) -> None:

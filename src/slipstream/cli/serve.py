@@ -1,4 +1,4 @@
-"""Commands that answer, and what the answers earned: release, releases, recommend, serve, report."""
+"""Commands that answer, and what the answers earned: release, recommend, serve, report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PANEL = "5 · recommend"
 
 
 def register(app: typer.Typer) -> None:
-    for command in (release, releases, promote, recommend, serve, report):
+    for command in (release, recommend, serve, report):
         app.command(rich_help_panel=PANEL)(command)
 
 
@@ -29,28 +29,6 @@ def release(
     """Put everything a server needs into one checksummed folder, and go live with it."""
     for line in workspace(home).release(model, name=name, promote=promote).lines():
         out.print(line)
-
-
-def releases(home: HomeOption = None) -> None:
-    """List the releases, the newest first."""
-    from slipstream.recommend.release import list_releases
-
-    rows = [
-        [r.name, "live" if r.live else "", str(r.meta.get("primary", "")), f"{r.bytes / 1e6:.1f}"]
-        for r in list_releases(workspace(home).home)
-    ]
-    print_table("releases", ["name", "", "model", "MB"], rows)
-
-
-def promote(
-    name: Annotated[str, typer.Argument(help="A name that `slipstream releases` lists.")],
-    home: HomeOption = None,
-) -> None:
-    """Make a release the live one; running servers swap to it."""
-    from slipstream.recommend.release import promote as go_live
-
-    go_live(workspace(home).home.releases, name)
-    out.print(f"{name} is live")
 
 
 def recommend(

@@ -17,9 +17,10 @@ from slipstream.errors import NotThere
 from slipstream.events.forgetting import check_nobody_forgotten
 from slipstream.loop.tables import write_parquet
 from slipstream.models.recommender import Embeds
+from slipstream.recommend.live_release import current_release
 from slipstream.recommend.pipeline import never_shown
 from slipstream.recommend.ranking import VectorRanking, rank
-from slipstream.recommend.release import Release, current_release
+from slipstream.recommend.release import Release
 from slipstream.recommend.rules import read_rules
 
 BATCH = 1_024

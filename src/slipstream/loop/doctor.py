@@ -111,7 +111,8 @@ def _models(home: Home) -> str:
 
 
 def _release(home: Home) -> str:
-    from slipstream.recommend.release import Release, current_release
+    from slipstream.recommend.live_release import current_release
+    from slipstream.recommend.release import Release
 
     release = Release.open(current_release(home))
     return f"{release.name}, {release.size() / 1e6:.1f} MB, every byte as written"

@@ -14,7 +14,8 @@ from slipstream.errors import NotThere
 from slipstream.graph.interchange import write_recbole
 from slipstream.loop.knowledge import MADE_BY, open_graph
 from slipstream.loop.tables import write_parquet
-from slipstream.recommend.release import Release, current_release
+from slipstream.recommend.live_release import current_release
+from slipstream.recommend.release import Release
 
 
 @runtime_checkable

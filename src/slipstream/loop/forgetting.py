@@ -9,7 +9,7 @@ from slipstream.config import Home
 from slipstream.errors import NotThere
 from slipstream.events.forgetting import forget_person
 from slipstream.events.sqlite import SqliteEventStore
-from slipstream.recommend.release import current_release, list_releases
+from slipstream.recommend.live_release import current_release, list_releases
 
 
 def forget(home: Home, user_id: str) -> int:

@@ -18,18 +18,10 @@ from slipstream.loop.knowledge import open_graph
 from slipstream.loop.learning import train, trained_model, trained_models
 from slipstream.loop.narrator import Narrator
 from slipstream.loop.tables import read_table_of
+from slipstream.recommend.live_release import current_release, list_releases, promote
 from slipstream.recommend.newcomers import AddedItems
 from slipstream.recommend.pipeline import Pipeline
-from slipstream.recommend.release import (
-    Named,
-    PipelineSettings,
-    Release,
-    current_release,
-    list_releases,
-    promote,
-    release_name,
-    write_release,
-)
+from slipstream.recommend.release import Named, PipelineSettings, Release, release_name, write_release
 from slipstream.recommend.rules import Rules, read_rules
 
 EXPLAINS = "path_reasoner"

@@ -9,13 +9,12 @@
     settings, rules, metrics   JSON
 
 The manifest's meta holds the name, the time, the fingerprint of the science settings and the price.
-`releases/CURRENT` names the one that is live.
+`live_release` says which one is live.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,20 +27,12 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
 
-from slipstream.artifacts import (
-    MANIFEST,
-    Artifact,
-    ArtifactWriter,
-    open_artifact,
-    recover,
-    replace_text,
-    writing,
-)
-from slipstream.config import Home, Settings
+from slipstream.artifacts import Artifact, ArtifactWriter, open_artifact, writing
+from slipstream.config import Settings
 from slipstream.dataset.queries import queries_of, query_of
 from slipstream.dataset.snapshot import Snapshot
 from slipstream.dataset.vocabulary import Vocabulary
-from slipstream.errors import CorruptArtifact, NotThere, UsageError
+from slipstream.errors import UsageError
 from slipstream.graph.linked_graph import LinkedGraph
 from slipstream.models.recommender import (
     ExplainsByHistory,
@@ -247,7 +238,7 @@ def write_release(
     added_bytes: of the log of added items, that are in `items`. Appears all at once; its price (bytes, p50 of
     an answer in milliseconds) is measured on the written files before it does.
     """
-    _check_name(name)
+    check_name(name)
     settings, rules = settings or PipelineSettings(), rules or Rules()
     meta = {
         "name": name,
@@ -333,63 +324,14 @@ def _price(writer: ArtifactWriter, snapshot: Snapshot, answers: int = 50) -> dic
     }
 
 
-def promote(releases: Path, name: str) -> None:
-    """Make `releases/name` the live one. Raises NotThere, or CorruptArtifact if a byte was changed."""
-    _check_name(name)
-    open_artifact(releases / name, KIND, made_by=MADE_BY)
-    replace_text(releases / CURRENT, name + "\n")
-
-
-def current_release(home: Home) -> Path:
-    """The folder of the live release. Raises NotThere where none was promoted."""
-    pointer = home.releases / CURRENT
-    try:
-        name = pointer.read_text().strip()
-        _check_name(name)
-    except FileNotFoundError as error:
-        raise NotThere(f"{home.root} has no live release", hint=MADE_BY) from error
-    except (UnicodeDecodeError, UsageError) as error:
-        raise CorruptArtifact(f"{pointer} names no release", hint="run `slipstream promote NAME`") from error
-    return home.releases / name
-
-
-@dataclass(frozen=True)
-class Listed:
-    """A release as its manifest tells it; its files were not checked."""
-
-    name: str
-    created_us: int
-    bytes: int
-    live: bool
-    meta: Mapping[str, Any]
-
-
-def list_releases(home: Home) -> list[Listed]:
-    """All releases of a home, the newest first. One that cannot be read is left out: `open` says why."""
-    try:
-        live = current_release(home).name
-    except (NotThere, CorruptArtifact):
-        live = ""
-    found = []
-    for manifest in home.releases.glob(f"*/{MANIFEST}"):
-        recover(manifest.parent)
-        try:
-            content = json.loads(manifest.read_text())
-            size = sum(int(entry["bytes"]) for entry in content["files"].values())
-            meta = content["meta"]
-            found.append(Listed(meta["name"], meta["created_us"], size, meta["name"] == live, meta))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return sorted(found, key=lambda listed: (-listed.created_us, listed.name))
-
-
 def release_name(created_us: int) -> str:
     """A name that sorts by time: `20261124T204217.123Z`."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(created_us // 1_000_000))
     return f"{stamp}.{created_us // 1000 % 1000:03d}Z"
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raises UsageError for a name that could lead out of the folder of releases."""
     if not name or name.startswith(".") or not set(name) <= _NAME_LETTERS or name == CURRENT:
         raise UsageError(f"a release is named with letters, digits, dots, dashes and _, got {name!r}")
 

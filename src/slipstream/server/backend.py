@@ -21,9 +21,10 @@ from slipstream.events.forgetting import forget_person
 from slipstream.events.impressions import read_feedback_settings
 from slipstream.events.sqlite import SqliteEventStore
 from slipstream.events.sqlite_impressions import Feedback, SqliteImpressionStore
+from slipstream.recommend.live_release import current_release
 from slipstream.recommend.newcomers import AddedItems
 from slipstream.recommend.pipeline import Pipeline, Request
-from slipstream.recommend.release import CURRENT, Release, current_release
+from slipstream.recommend.release import CURRENT, Release
 from slipstream.recommend.slate import Reason, Slate
 from slipstream.server.admission import Gate, Line
 from slipstream.server.exposition import Gauge, Metrics
@@ -35,10 +36,11 @@ from slipstream.server.wire import Problem
 log = logging.getLogger("slipstream.server")
 
 ANSWER_THREADS = 2
-MOST_WARMED, WARM_SECONDS = 2_000, 5.0
+MOST_WARMED, WARM_SECONDS = 2_000, 0.4
 """Users whose states are made before a release is swapped in, and the time that this may take."""
-LOOK_SECONDS = 1.0
-"""How often the pointer to the live release is looked at; looking is one stat."""
+LOOK_SECONDS = 0.1
+"""How often the pointer to the live release is looked at; looking is two stats. Together with warming it is
+half of the second in which a promoted release goes live; the other half is for opening it."""
 
 
 def _not_ready(detail: str) -> Problem:

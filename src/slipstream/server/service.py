@@ -17,7 +17,8 @@ from types import FrameType
 
 from slipstream.config import Home, secret
 from slipstream.errors import MissingExtra, NotThere, SlipstreamError, Unavailable, UsageError
-from slipstream.recommend.release import CURRENT, MADE_BY, Release, current_release
+from slipstream.recommend.live_release import current_release
+from slipstream.recommend.release import CURRENT, MADE_BY, Release
 from slipstream.server.app import App
 from slipstream.server.backend import Backend
 from slipstream.server.exposition import Metrics

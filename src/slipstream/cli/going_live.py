@@ -1,0 +1,79 @@
+"""Commands that decide what is live: releases, promote, rollback."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from slipstream.cli.console import out, print_json, print_table
+from slipstream.cli.options import HomeOption, workspace
+
+if TYPE_CHECKING:
+    from slipstream.recommend.live_release import Listed
+
+PANEL = "6 · stay good"
+
+WhyOption = Annotated[str, typer.Option(help="The reason, for the record.")]
+
+
+def register(app: typer.Typer) -> None:
+    for command in (releases, promote, rollback):
+        app.command(rich_help_panel=PANEL)(command)
+
+
+def releases(
+    home: HomeOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a list of objects.")] = False,
+) -> None:
+    """List the releases, the newest first: what each is, and when, by whom and why it went live."""
+    from slipstream.recommend.live_release import list_releases
+
+    found = list_releases(workspace(home).home)
+    if as_json:
+        print_json([_listed_json(listed) for listed in found])
+        return
+    columns = ["name", "", "model", "events", "MB", "went live", "by", "why"]
+    print_table("releases", columns, [_row(listed) for listed in found])
+
+
+def _row(listed: Listed) -> list[str]:
+    from slipstream.events.times import time_text
+
+    model, events = str(listed.meta.get("primary", "")), f"{listed.meta.get('events', 0):,}"
+    row = [listed.name, "live" if listed.live else "", model, events, f"{listed.bytes / 1e6:.1f}"]
+    went = listed.promoted
+    if went is None:
+        return [*row, "never", "", ""]
+    return [*row, time_text(went.time_us)[:19] + ("Z (back)" if went.back else "Z"), went.by, went.why]
+
+
+def _listed_json(listed: Listed) -> dict[str, Any]:
+    return {
+        "name": listed.name,
+        "live": listed.live,
+        "bytes": listed.bytes,
+        "created_us": listed.created_us,
+        "promoted": None if listed.promoted is None else asdict(listed.promoted),
+        "about": dict(listed.meta),
+    }
+
+
+def promote(
+    name: Annotated[str, typer.Argument(help="A name that `slipstream releases` lists.")],
+    home: HomeOption = None,
+    why: WhyOption = "",
+) -> None:
+    """Make a release the live one; running servers swap to it within a second."""
+    from slipstream.recommend.live_release import promote as go_live
+
+    go_live(workspace(home).home.releases, name, why=why)
+    out.print(f"{name} is live")
+
+
+def rollback(home: HomeOption = None, why: WhyOption = "") -> None:
+    """Make the release live that was so before this one; running servers swap to it within a second."""
+    from slipstream.recommend.live_release import rollback as go_back
+
+    out.print(f"{go_back(workspace(home).home.releases, why=why)} is live again")
