@@ -4,7 +4,8 @@
     ├── UsageError              the call is wrong (exit 2)
     │   ├── ConfigError           a setting that does not exist or is out of bounds
     │   ├── UnknownName           a name nobody registered
-    │   └── Diverged              a training whose settings lead nowhere
+    │   ├── Diverged              a training whose settings lead nowhere
+    │   └── OverBudget            a budget that no form of the model keeps
     ├── DataError               the data is wrong or not there (exit 3)
     │   ├── BadInput              a file or row that cannot be read
     │   ├── CorruptArtifact       a file that is not what was written
@@ -75,6 +76,12 @@ class Diverged(UsageError):
     """The loss or a gradient is no longer a number: a learning rate or a precision does not fit the data."""
 
     code = "diverged"
+
+
+class OverBudget(UsageError):
+    """No rung of the ladder keeps the budget: the message says what each one has instead."""
+
+    code = "over-budget"
 
 
 class DataError(SlipstreamError):

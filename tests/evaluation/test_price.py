@@ -10,7 +10,8 @@ import pytest
 from club_world import interactions, write_folder
 
 from slipstream.errors import UsageError
-from slipstream.evaluation.price import _overlap, price
+from slipstream.evaluation.ladder import _overlap
+from slipstream.evaluation.price import price
 
 KEYS = {
     "name", "model_bytes", "release_bytes", "bytes_per_item", "resident_bytes", "step_us", "scan_us",

@@ -278,8 +278,11 @@ def _spelled(settings: Mapping[str, Any]) -> str:
 
 
 def price(
-    data: DataOption,
-    board: BoardOption,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder with interactions.parquet. [default: the home's trained model]"),
+    ] = None,
+    board: Annotated[str, typer.Option(help="With --data: loo, loo-t, temporal, split or cold.")] = "loo",
     model: Annotated[str, typer.Option(help="A model whose weights can be packed.")] = "transformer",
     seed: SeedOption = 0,
     json_file: JsonFileOption = None,
@@ -288,26 +291,30 @@ def price(
     settings: SetOption = None,
     device: DeviceOption = "cpu",
     checkpoint: CheckpointOption = None,
+    home: HomeOption = None,
 ) -> None:
     """What each saving costs: a model in fewer and fewer bits, with bytes, times and NDCG@10 side by side.
 
-    The model is fitted once, on the past of a data folder's board.
+    With --data the model is fitted once, on the past of that folder's board; else it is the home's own.
     """
     from slipstream.evaluation.price import price as measure
     from slipstream.evaluation.price_tables import price_tables, write_price_page
     from slipstream.evaluation.tables import plain_rows
 
-    with progress_bar(f"{model} on {board}") as progress:
-        found = measure(
-            data,
-            model,
-            board,
-            seed=seed,
-            overrides=chosen_settings(config, settings),
-            progress=progress,
-            checkpoint=None if checkpoint is None else str(checkpoint),
-            device=device,
-        )
+    if data is None:
+        found = workspace(home).price(model)
+    else:
+        with progress_bar(f"{model} on {board}") as progress:
+            found = measure(
+                data,
+                model,
+                board,
+                seed=seed,
+                overrides=chosen_settings(config, settings),
+                progress=progress,
+                checkpoint=None if checkpoint is None else str(checkpoint),
+                device=device,
+            )
     if json_file is not None:
         replace_text(json_file, json.dumps(found.to_json(), indent=1, allow_nan=False))
     if html is not None:

@@ -25,10 +25,14 @@ def release(
     home: HomeOption = None,
     name: Annotated[str | None, typer.Option(help="Name of the release. [default: the time]")] = None,
     promote: Annotated[bool, typer.Option(help="Make it the live one.")] = True,
+    budget: Annotated[
+        str | None,
+        typer.Option(help='Release the smallest form that keeps this: "ndcg>=-0.5%,size<=20MB,p99<=2ms".'),
+    ] = None,
 ) -> None:
     """Put everything a server needs into one checksummed folder, and go live with it."""
-    for line in workspace(home).release(model, name=name, promote=promote).lines():
-        out.print(line)
+    for line in workspace(home).release(model, name=name, promote=promote, budget=budget).lines():
+        out.print(line, markup=False)
 
 
 def recommend(

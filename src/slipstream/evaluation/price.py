@@ -1,80 +1,23 @@
-"""What each saving costs: one trained model on the ladder of compression, every rung measured on one board.
-
-The model is fitted once. Each rung answers all test queries by searching its item vectors, so its lists are
-those that would be served; the paired difference to float32 is over the same users. Times are CPU time of
-this process, the rungs in turn user by user, so that what else runs here slows all alike.
-"""
+"""What each saving costs: one model, fitted once, on the ladder of compression, and two levers on and off."""
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from slipstream.artifacts import open_artifact, writing
 from slipstream.cluster.threads import blas_threads
-from slipstream.compression.quantization import RUNGS, packed_weights
 from slipstream.config import Progress, silent, thread_count
 from slipstream.dataset.queries import Queries
-from slipstream.dataset.splits import Board
 from slipstream.errors import UsageError
 from slipstream.evaluation.arena import open_arenas
-from slipstream.evaluation.intervals import Interval, paired_interval
-from slipstream.evaluation.metrics import accuracy, mean
+from slipstream.evaluation.ladder import Asked, K, Priced, Served, ladder, measured, micros, timed
 from slipstream.evaluation.stages import Stopwatch
 from slipstream.evaluation.trial import Run, settings_for
-from slipstream.inference.item_index import ItemIndex
-from slipstream.inference.packed_weights import total_bytes
 from slipstream.models.recommender import Compressible, FitContext
-from slipstream.models.registry import model_type, save_model
-from slipstream.recommend.ranking import BATCH, excluded_mask
-
-K = 10
-TIMED_USERS = 200
-CERTIFIED = "int8_certified"
-
-
-@dataclass(frozen=True)
-class Priced:
-    """One rung. Times in µs of CPU; users_per_s: lists of all users per CPU second, their histories read.
-
-    model_bytes: the weights, and for `int8_certified` the int8 copy of the item table beside them (the rungs
-    below make one when they are opened; it counts in resident_bytes alone).
-    release_bytes: the model's folder with the vocabularies.
-    resident_bytes: arrays that stay while it answers; packed weights are float32 there.
-    exact: the lists are certified to be those of the float32 weights.
-    overlap: mean share of float32's first 10 that are in the first 10 of this rung.
-    """
-
-    name: str
-    model_bytes: int
-    release_bytes: int
-    bytes_per_item: float
-    resident_bytes: int
-    step_us: float
-    scan_us: float
-    answer_p50_us: float
-    answer_p99_us: float
-    users_per_s: float
-    ndcg: float
-    ndcg_delta: Interval
-    exact: bool
-    overlap: float
-    train_cpu_s: float
-    pareto: bool
-
-    def to_json(self) -> dict[str, Any]:
-        own = dict(vars(self))
-        delta = own.pop("ndcg_delta")
-        own["ndcg_delta"], own["ndcg_delta_interval"] = delta.mean, [delta.low, delta.high]
-        own["overlap@10"] = own.pop("overlap")
-        return own
+from slipstream.models.registry import model_type
 
 
 @dataclass(frozen=True)
@@ -89,37 +32,28 @@ class Lever:
 
 
 @dataclass(frozen=True)
-class Price:
+class Of:
+    """Whose price it is."""
+
     model: str
     data: str
     board: str
     seed: int
+
+
+@dataclass(frozen=True)
+class Price:
+    of: Of
     users: int
     rungs: tuple[Priced, ...]
     levers: tuple[Lever, ...]
 
     def to_json(self) -> dict[str, Any]:
-        about = {name: getattr(self, name) for name in ("model", "data", "board", "seed", "users")}
-        return about | {
+        return vars(self.of) | {
+            "users": self.users,
             "rungs": [rung.to_json() for rung in self.rungs],
             "levers": [dict(vars(lever)) for lever in self.levers],
         }
-
-
-@dataclass
-class _Rung:
-    """A model as it would be served, and what was measured of it."""
-
-    name: str
-    model: Compressible
-    index: ItemIndex
-    model_bytes: int
-    item_bytes: int
-    resident_bytes: int
-    release_bytes: int
-    step: list[int] = field(default_factory=list)  # ns
-    scan: list[int] = field(default_factory=list)
-    answer: list[int] = field(default_factory=list)
 
 
 def price(
@@ -138,8 +72,7 @@ def price(
     Raises UsageError for a model that cannot be packed, BadInput where a weight has no place in a form.
     """
     kind: Any = model_type(model_name)
-    if not issubclass(kind, Compressible):
-        raise UsageError(f"the weights of {model_name} cannot be packed", hint="the transformer's can")
+    check_packable(model_name, kind)
     (arena,) = open_arenas(data, [board_name], seed=seed)
     context = FitContext(seed, thread_count(), progress, checkpoint, device)
     watch = Stopwatch()
@@ -147,154 +80,37 @@ def price(
         settings = settings_for(kind.preset(arena.data), model_name, overrides or {})
         run = Run(arena, model_name, kind, K, context, repeat=False, keep_model=True)
         model: Any = run.fitted(settings, watch)[0]
-        rungs = _ladder(model_name, model, arena.board)
-        priced = _measured(rungs, arena.board, watch.costs["fit"].cpu_s)
-        levers = _levers(rungs, arena.board.test.queries)
-    return Price(model_name, arena.data_name, board_name, seed, arena.board.users, priced, levers)
-
-
-def _ladder(name: str, model: Compressible, board: Board) -> list[_Rung]:
-    """float32 by NumPy alone, the same with its int8 copy searched, then fewer and fewer bits."""
-    roles = model.weight_roles()
-    rungs = []
-    for rung in RUNGS:
-        packed = packed_weights(model.weights(), roles, rung)
-        small = model if rung.name == "float32" else model.with_weights(packed)
-        items = sum(p.nbytes for n, p in packed.items() if roles.get(n) == "items")
-        index, release = small.index(), _release_bytes(name, small, board)
-        sizes = total_bytes(packed), items, small.resident_bytes(), release
-        if rung.name != "float32":
-            rungs.append(_Rung(rung.name, small, index, *sizes))
-            continue
-        alone = index.without_kernel()
-        rungs.append(_Rung(rung.name, small, alone, sizes[0], items, sizes[2] - index.nbytes, release))
-        copied = sizes[0] + index.nbytes, items + index.nbytes
-        rungs.append(_Rung(CERTIFIED, small, index, *copied, *sizes[2:]))
-    return rungs
-
-
-def _release_bytes(name: str, model: Any, board: Board) -> int:
-    """Of the folder of the model and the vocabularies, its manifest left out."""
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "model"
-        with writing(place, "model") as writer:
-            save_model(name, model, writer)
-            board.past.items.write(writer, "items")
-            board.past.users.write(writer, "users")
-        return open_artifact(place, "model").size()
-
-
-def _measured(rungs: list[_Rung], board: Board, train_cpu_s: float) -> tuple[Priced, ...]:
-    _time(rungs, board.test.queries)
-    first: NDArray[np.int32] | None = None
-    base: NDArray[np.float64] | None = None
-    found: list[Priced] = []
-    for rung in rungs:
-        began = time.process_time_ns()
-        lists = _lists(rung, board)
-        spent_s = (time.process_time_ns() - began) / 1e9
-        ndcg = accuracy(lists, board.test, [K])[f"NDCG@{K}"]
-        first, base = (lists, ndcg) if first is None or base is None else (first, base)
-        found.append(
-            Priced(
-                name=rung.name,
-                model_bytes=rung.model_bytes,
-                release_bytes=rung.release_bytes,
-                bytes_per_item=rung.item_bytes / max(rung.index.items, 1),
-                resident_bytes=rung.resident_bytes,
-                step_us=_micros(rung.step),
-                scan_us=_micros(rung.scan),
-                answer_p50_us=_micros(rung.answer),
-                answer_p99_us=_micros(rung.answer, 99),
-                users_per_s=len(lists) / max(spent_s, 1e-6),
-                ndcg=mean(ndcg),
-                ndcg_delta=paired_interval(ndcg, base),
-                exact=rung.model is rungs[0].model,
-                overlap=_overlap(lists, first),
-                train_cpu_s=train_cpu_s,
-                pareto=False,
-            )
+        cut = arena.board
+        asked = Asked(cut.test, cut.past.items, cut.past.users, cut.candidates)
+        return price_of(
+            model, asked, Of(model_name, arena.data_name, board_name, seed), watch.costs["fit"].cpu_s
         )
-    return tuple(Priced(**(vars(rung) | {"pareto": _on_front(rung, found)})) for rung in found)
 
 
-def _on_front(rung: Priced, rungs: list[Priced]) -> bool:
-    """No other rung is as small and as good, and better in one. Times are left out: they are noise.
-
-    It goes by the figures as measured: what lies within each other's interval may change places.
-    """
-    return not any(
-        other.model_bytes <= rung.model_bytes
-        and other.ndcg >= rung.ndcg
-        and (other.model_bytes, -other.ndcg) != (rung.model_bytes, -rung.ndcg)
-        for other in rungs
-    )
+def check_packable(name: str, kind: type) -> None:
+    """Raises UsageError for a model whose weights have no packed form."""
+    if not issubclass(kind, Compressible):
+        raise UsageError(f"the weights of {name} cannot be packed", hint="the transformer's can")
 
 
-def _lists(rung: _Rung, board: Board) -> NDArray[np.int32]:
-    """The first K of every test query."""
-    lists = []
-    for start, part in board.test.queries.batches(BATCH):
-        excluded = excluded_mask(part, rung.index.items, repeat=False)
-        if board.candidates is not None:
-            allowed = board.candidates
-            excluded |= ~(allowed if allowed.ndim == 1 else allowed[start : start + len(part)])
-        lists.append(rung.index.search(rung.model.query_vectors(part), K, excluded=excluded)[0])
-    return np.concatenate(lists)
+def price_of(model: Compressible, asked: Asked, of: Of, train_cpu_s: float) -> Price:
+    """The price of a fitted model. Raises BadInput where a weight has no place in a form."""
+    rungs = ladder(of.model, model, asked)
+    priced = measured(rungs, asked, train_cpu_s)
+    levers = _levers(rungs, asked.holdout.queries)
+    return Price(of, len(asked.holdout), priced, levers)
 
 
-def _overlap(lists: NDArray[np.int32], others: NDArray[np.int32]) -> float:
-    """The mean share of each list of `others` that is in the list; 1 where there is nothing to share."""
-    there = others >= 0
-    shared = (others[:, :, None] == lists[:, None, :]).any(axis=2) & there
-    counts = there.sum(axis=1)
-    return float(np.where(counts > 0, shared.sum(axis=1) / np.maximum(counts, 1), 1.0).mean())
-
-
-def _time(rungs: list[_Rung], queries: Queries) -> None:
-    """An event arrives (the last one of the history once more) and the first K are asked for."""
-    for number, query in enumerate(_timed(queries)):
-        excluded = excluded_mask(query, rungs[0].index.items, repeat=False)
-        item = int(query.item[-1])
-        time_us = None if query.time_us is None else int(query.time_us[-1])
-        for rung in rungs:
-            state = rung.model.start(query)
-            began = time.process_time_ns()
-            rung.model.advance(state, item, time_us)
-            vector = rung.model.vector_from(state, query)
-            stepped = time.process_time_ns()
-            rung.index.search(vector, K, excluded=excluded)
-            ended = time.process_time_ns()
-            if number == 0:
-                continue  # caches are cold
-            rung.step.append(stepped - began)
-            rung.scan.append(ended - stepped)
-            rung.answer.append(ended - began)
-
-
-def _timed(queries: Queries) -> list[Queries]:
-    """Single queries with a history, spread over all; the first one twice."""
-    chosen = np.flatnonzero(np.diff(queries.offsets))
-    chosen = chosen[:: max(1, len(chosen) // TIMED_USERS)][:TIMED_USERS]
-    if not len(chosen):
-        raise UsageError("nobody on this board has a history to time an answer with")
-    return [queries.part(q, q + 1) for q in (int(chosen[0]), *map(int, chosen))]
-
-
-def _micros(spent_ns: list[int], percentile: float = 50) -> float:
-    return float(np.percentile(spent_ns, percentile)) / 1e3
-
-
-def _levers(rungs: list[_Rung], queries: Queries) -> tuple[Lever, ...]:
+def _levers(rungs: list[Served], queries: Queries) -> tuple[Lever, ...]:
     plain, searched = rungs[0], rungs[1]
-    timed = _timed(queries)
-    whole = [_spent(plain.model.query_vectors, query) for query in timed][1:]
-    state = plain.model.start(timed[0]).nbytes
+    asked = timed(queries)
+    whole = [_spent(plain.model.query_vectors, query) for query in asked][1:]
+    state = plain.model.start(asked[0]).nbytes
     return (
         Lever(
-            "int8 search index", _micros(searched.scan), _micros(plain.scan), searched.index.nbytes, "release"
+            "int8 search index", micros(searched.scan), micros(plain.scan), searched.index.nbytes, "release"
         ),
-        Lever("state of a user", _micros(plain.step), _micros(whole), state, "user"),
+        Lever("state of a user", micros(plain.step), micros(whole), state, "user"),
     )
 
 

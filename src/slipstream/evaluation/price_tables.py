@@ -6,7 +6,8 @@ from html import escape
 from pathlib import Path
 
 from slipstream.artifacts import replace_text
-from slipstream.evaluation.price import Lever, Price, Priced
+from slipstream.evaluation.ladder import Priced
+from slipstream.evaluation.price import Lever, Price
 from slipstream.evaluation.report import html_table, page
 from slipstream.evaluation.tables import Table
 
@@ -21,7 +22,7 @@ def price_tables(found: Price) -> list[Table]:
     full = found.rungs[0].model_bytes
     return [
         Table(
-            f"{found.model} on {found.data}, board {found.board}: {found.users:,} users",
+            f"{found.of.model} on {found.of.data}, board {found.of.board}: {found.users:,} users",
             SIZE_COLUMNS,
             tuple(_size_row(rung, full) for rung in found.rungs),
             "release: the folder of model and vocabularies. resident: packed or not, all is float32 there.",

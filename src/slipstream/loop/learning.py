@@ -94,6 +94,7 @@ def train(
         "cpu_s": cost[0],
         "wall_s": cost[1],
         "seed": seed,
+        "goal": goal,
         "snapshot": snapshot_mark(home),
         "environment": environment(device),
     }

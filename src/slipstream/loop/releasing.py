@@ -11,12 +11,14 @@ from typing import Any
 from slipstream.config import Home
 from slipstream.dataset.snapshot import Snapshot
 from slipstream.errors import NotThere, UsageError
+from slipstream.evaluation.budget import Budget
 from slipstream.events.forgetting import check_nobody_forgotten
 from slipstream.events.sqlite import SqliteEventStore
 from slipstream.loop.forgetting import drop_releases
 from slipstream.loop.knowledge import open_graph
 from slipstream.loop.learning import train, trained_model, trained_models
 from slipstream.loop.narrator import Narrator
+from slipstream.loop.pricing import within_budget
 from slipstream.loop.tables import read_table_of
 from slipstream.recommend.live_release import current_release, list_releases, promote
 from slipstream.recommend.newcomers import AddedItems
@@ -38,11 +40,13 @@ class Released:
     bytes: int
     p50_ms: float
     live: bool
+    chosen: str = ""  # which form of the model, and why
 
     def lines(self) -> list[str]:
         state = "live" if self.live else "not live"
         return [
             f"release {self.name} of {self.model}, {state}",
+            *([self.chosen] if self.chosen else []),
             f"price: {self.bytes / 1e6:.1f} MB, p50 {self.p50_ms:.2f} ms an answer (without reasons)",
         ]
 
@@ -55,16 +59,18 @@ def make_release(
     pipeline: PipelineSettings | None,
     go_live: bool,
     narrator: Narrator,
+    budget: Budget | None = None,
 ) -> Released:
     """Write a release of `model` (default: the trained one with the best validation NDCG@10) and promote it.
 
     Popularity answers strangers, so it is trained here if it was not; a trained path reasoner ships beside
-    the model and gives the reasons.
+    the model and gives the reasons. budget: the smallest form of the model that keeps it is released; raises
+    OverBudget, before anything is written, where none does.
     """
     check_nobody_forgotten(home)
     trained = trained_models(home)
     chosen = model or _best(trained)
-    primary = trained_model(home, chosen)
+    primary: Any = trained_model(home, chosen)
     if FALLBACK not in trained or not _current(home, FALLBACK):
         train(home, FALLBACK, {}, 0, None, "cpu", narrator)
     explains = EXPLAINS in trained and chosen != EXPLAINS and _current(home, EXPLAINS)
@@ -73,6 +79,10 @@ def make_release(
     given = name or release_name(created_us)
     if any(listed.name == given for listed in list_releases(home)):
         raise UsageError(f"there is a release {given!r} already", hint="give another --name, or none")
+    record: Mapping[str, Any] | None = None
+    if budget is not None:
+        smaller = within_budget(home, chosen, budget, narrator)
+        primary, record = smaller.model, smaller.record
     forgotten, added_bytes = _forgettings(home), AddedItems(home.catalogue).size()
     path = write_release(
         home.releases,
@@ -89,13 +99,15 @@ def make_release(
         created_us=created_us,
         forgotten=forgotten,
         added_bytes=added_bytes,
+        compression=record,
     )
     if go_live:
         promote(home.releases, given)
     drop_releases(home, forgotten=forgotten)
     release = Release.open(path)
     price: Mapping[str, Any] = release.meta["price"]
-    return Released(given, chosen, path, int(price["bytes"]), float(price["p50_ms"]), go_live)
+    told = "" if record is None else f"{record['rung']}: {record['why']}"
+    return Released(given, chosen, path, int(price["bytes"]), float(price["p50_ms"]), go_live, told)
 
 
 def _forgettings(home: Home) -> int:

@@ -34,6 +34,7 @@ from slipstream.loop.tables import Of, TableReport, add_rows
 from slipstream.recommend.rules import Rules
 
 if TYPE_CHECKING:
+    from slipstream.evaluation.price import Price
     from slipstream.evaluation.suite import Suite
     from slipstream.graph.knowledge_graph import KnowledgeGraph
     from slipstream.loop.knowledge import TripleFile
@@ -199,15 +200,26 @@ class Workspace:
         rules: Rules | None = None,
         pipeline: PipelineSettings | None = None,
         promote: bool = True,
+        budget: str | None = None,
     ) -> Released:
         """Put everything a server needs into one folder; by default the best trained model, and go live.
 
-        pipeline: the language and the words of reasons, how many of each kind, and more.
+        pipeline: the language and the words of reasons, how many of each kind, and more. budget: such as
+        "ndcg>=-0.5%,size<=20MB,p99<=2ms"; the smallest form of the model that keeps it is released, and
+        OverBudget is raised where none does.
         """
+        from slipstream.evaluation.budget import parse_budget
         from slipstream.loop.releasing import make_release
 
+        limits = None if budget is None else parse_budget(budget)
         with writing_home(self.home, "release"):
-            return make_release(self.home, model, name, rules, pipeline, promote, self.narrator)
+            return make_release(self.home, model, name, rules, pipeline, promote, self.narrator, limits)
+
+    def price(self, model: str = "transformer") -> Price:
+        """What each form of a trained model saves and costs, on the events that it was chosen on."""
+        from slipstream.loop.pricing import price_home
+
+        return price_home(self.home, model)
 
     def pipeline(self) -> Pipeline:
         """The live release, opened: the object that the server serves."""

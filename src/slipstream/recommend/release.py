@@ -230,13 +230,15 @@ def write_release(
     created_us: int | None = None,
     forgotten: int = 0,
     added_bytes: int = 0,
+    compression: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write the release `folder/name` and give its path. It is not live before `promote`.
 
     snapshot: what the models were trained on. items: catalogue rows with `item_id`. graph: its labels go in,
     its edges are the path reasoner's own. forgotten: how many people had been forgotten by then.
-    added_bytes: of the log of added items, that are in `items`. Appears all at once; its price (bytes, p50 of
-    an answer in milliseconds) is measured on the written files before it does.
+    added_bytes: of the log of added items, that are in `items`. compression: which form of `primary` this is
+    and why; it has a `rung`. Appears all at once; its price (bytes, p50 of an answer in milliseconds) is
+    measured on the written files before it does.
     """
     check_name(name)
     settings, rules = settings or PipelineSettings(), rules or Rules()
@@ -244,13 +246,15 @@ def write_release(
         "name": name,
         "created_us": created_us or time.time_ns() // 1000,
         "primary": primary.name,
-        "science": _science(primary, popularity, path_reasoner, settings),
+        "science": _science(
+            primary, popularity, path_reasoner, settings, rung=(compression or {}).get("rung")
+        ),
         "users": len(snapshot.users),
         "items": len(snapshot.items),
         "events": snapshot.event_count,
         "forgotten": forgotten,
         "added_bytes": added_bytes,
-    }
+    } | ({} if compression is None else {"compression": compression})
     with writing(folder / name, KIND, meta) as writer:
         snapshot.items.write(writer, "items")
         snapshot.users.write(writer, "users")
@@ -280,13 +284,14 @@ def write_release(
     return folder / name
 
 
-def _science(*parts: Named | PipelineSettings | None) -> str:
-    """12 hex digits that change when a setting of a model or of the pipeline changes."""
+def _science(*parts: Named | PipelineSettings | None, rung: str | None) -> str:
+    """12 hex digits that change when a setting of a model, its compression or the pipeline changes."""
     prints = [
         f"{part.name}:{part.model.settings.fingerprint()}" if isinstance(part, Named) else part.fingerprint()
         for part in parts
         if part is not None
     ]
+    prints += [] if rung is None else [f"rung:{rung}"]
     return hashlib.sha256("\n".join(prints).encode()).hexdigest()[:12]
 
 
