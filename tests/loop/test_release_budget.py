@@ -16,7 +16,8 @@ from slipstream.errors import BadInput, OverBudget, UsageError
 from slipstream.loop.learning import KIND
 from slipstream.loop.workspace import Workspace
 from slipstream.models.registry import load_model, save_model
-from slipstream.recommend.release import Release, current_release, list_releases
+from slipstream.recommend.live_release import current_release, list_releases
+from slipstream.recommend.release import Release
 
 QUICK = {"dim": 16, "epochs": 3, "batch_tokens": 128, "shards": 1, "lr": 1e-2, "table_lr": 1e-2}
 

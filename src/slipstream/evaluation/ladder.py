@@ -41,7 +41,7 @@ class Priced:
     model_bytes: the weights, and for `int8_certified` the int8 copy of the item table beside them (the rungs
     below make one when they are opened; it counts in resident_bytes alone).
     release_bytes: the model's folder with the vocabularies.
-    resident_bytes: arrays that stay while it answers; packed weights are float32 there.
+    resident_bytes: arrays that stay while it answers: items as packed, their search copy, float32 layers.
     exact: the lists are certified to be those of the float32 weights.
     overlap: mean share of float32's first 10 that are in the first 10 of this rung.
     """

@@ -7,6 +7,7 @@
  * table that runs twice round.
  */
 #include "kernels.h"
+#include "packed_rows.h"
 
 #include <math.h>
 
@@ -28,7 +29,8 @@ typedef struct {
     Py_ssize_t pitch; /* slots of a ring: the window, rounded up to PADDING */
     int ffn, gated;
     size_t size; /* of a number: 4 or 8 bytes */
-    const void *item, *gap;
+    const void *item, *gap; /* item: of a table in double precision */
+    PackedRows rows;        /* the table in single precision */
     void *input_norm[2], *final_norm[2], *blocks;
     const Arithmetic *arithmetic;
     Arena *arena;
@@ -134,6 +136,7 @@ static const Arithmetic *const ARITHMETIC[LEVELS][2] = {
 static void free_encoder(Encoder *encoder) {
     PyBuffer_Release(&encoder->item_view);
     PyBuffer_Release(&encoder->gap_view);
+    close_rows(&encoder->rows);
     free_arena(encoder->arena);
     free(encoder);
 }
@@ -150,10 +153,11 @@ static Py_ssize_t weights_of(const Encoder *e) {
     return 4 * e->dim + e->layers * (4 * e->dim + attention + wide * (e->dim + 1) + e->dim * (e->inner + 1) + gates);
 }
 
-/* open(level, double, layers, dim, heads, window, inner, ffn, gated, weights, item, gap or None) */
+/* open(level, double, layers, dim, heads, window, inner, ffn, gated, weights, item, gap or None[, form of the items,
+ * scale or None, factor or None]): packed items belong to single precision. */
 static PyObject *open_encoder(PyObject *module, PyObject *const *args, Py_ssize_t count) {
     (void)module;
-    if (!enough_arguments(count, 12, "open")) return NULL;
+    if (!enough_arguments(count, count == 15 ? 15 : 12, "open")) return NULL;
     const int level = level_of(args[0]);
     if (level < 0) return NULL;
     Py_ssize_t sizes[8];
@@ -182,13 +186,14 @@ static PyObject *open_encoder(PyObject *module, PyObject *const *args, Py_ssize_
     PyObject *capsule = NULL;
     const Py_ssize_t row = (Py_ssize_t)e->size * e->dim;
     if (numbers(args[9], &weights, (Py_ssize_t)e->size, weights_of(e), 0, "weights") < 0) goto done;
-    if (PyObject_GetBuffer(args[10], &e->item_view, PyBUF_SIMPLE) < 0) goto done;
+    if (sizes[0] && PyObject_GetBuffer(args[10], &e->item_view, PyBUF_SIMPLE) < 0) goto done;
+    if (!sizes[0] && open_rows(&e->rows, args[10], count == 15 ? args + 12 : NULL, e->dim) < 0) goto done;
     if (args[11] != Py_None && PyObject_GetBuffer(args[11], &e->gap_view, PyBUF_SIMPLE) < 0) goto done;
     if (e->item_view.len % row || e->gap_view.len % row || e->item_view.len / row > INT32_MAX) {
         PyErr_SetString(PyExc_ValueError, "item and gap must hold whole rows");
         goto done;
     }
-    e->items = e->item_view.len / row, e->bins = e->gap_view.len / row;
+    e->items = sizes[0] ? e->item_view.len / row : e->rows.count, e->bins = e->gap_view.len / row;
     e->item = e->item_view.buf, e->gap = e->gap_view.buf;
     if (e->arithmetic->open(e, weights.buf, e->arena) < 0)
         PyErr_NoMemory();
@@ -320,7 +325,8 @@ done:
 static PyMethodDef METHODS[] = {
     {"levels", levels, METH_NOARGS, "levels() -> the instruction sets that can be used, best last"},
     {"open", (PyCFunction)(void (*)(void))open_encoder, METH_FASTCALL,
-     "open(level, double, layers, dim, heads, window, inner, ffn, gated, weights, item, gap or None) -> encoder"},
+     "open(level, double, layers, dim, heads, window, inner, ffn, gated, weights, item, gap or None[, form, scale,"
+     " factor of the items]) -> encoder"},
     {"step", (PyCFunction)(void (*)(void))step, METH_FASTCALL, "step(encoder, states, rings, count, item, gap, out)"},
     {"encode", (PyCFunction)(void (*)(void))encode, METH_FASTCALL,
      "encode(encoder, histories, offsets, tokens, item, gap, ring or None, out)"},

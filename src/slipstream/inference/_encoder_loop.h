@@ -112,7 +112,11 @@ static void NAME(after)(const Encoder *encoder, const Block *block, Py_ssize_t r
 
 static void NAME(input)(const Encoder *encoder, int32_t item, int64_t gap, REAL *x) {
     const Py_ssize_t dim = encoder->dim, width = NAME(padded)(dim);
+#if SINGLE
+    const REAL *item_row = packed_row(&encoder->rows, item, x);
+#else
     const REAL *item_row = (const REAL *)encoder->item + item * dim;
+#endif
     const REAL *gap_row = encoder->bins ? (const REAL *)encoder->gap + gap * dim : NULL;
     for (Py_ssize_t i = 0; i < dim; i++) x[i] = item_row[i] + (gap_row ? gap_row[i] : 0);
     for (Py_ssize_t i = dim; i < width; i++) x[i] = 0;

@@ -3,19 +3,20 @@
  * The table [blocks][dim/4][32 items][4 bytes] holds v + 128, where x = scale * v + e. With the query
  * q = t * w + f, |q.x - t * scale * (w.v)| <= |q| |e| + |f| |scale * v|; per block the largest |e| and
  * |scale * v| are kept. So each item has an upper bound, and an item whose bound is below the K-th best exact
- * score so far cannot be an answer. All others are scored exactly, at once, from the float32 rows: the answer
- * is that of brute force by construction, without a second pass. Items lie in descending order of |x|, so the
+ * score so far cannot be an answer. All others are scored exactly, at once, from the rows themselves (float32, or
+ * packed and unpacked one by one): the answer is that of brute force by construction, without a second pass. Items lie in descending order of |x|, so the
  * pass ends where |q| times the largest norm still to come is below the K-th best.
  *
  * The exact score is the dot product of the float32 rows in float64, in the order of `exact`, rounded to
  * float32; answers are sorted by (-score, item number). item_index.py does the same in NumPy, bit for bit.
  */
 #include "kernels.h"
+#include "packed_rows.h"
 
 #include <float.h>
 #include <math.h>
 
-enum { BLOCK = 32, GROUP = 8, CHUNK = 32, VIEWS = 7 };
+enum { BLOCK = 32, GROUP = 8, CHUNK = 32, VIEWS = 6, MOST_DIM = 1024 };
 static const float LARGEST = 1e15f;
 static const float ROUNDING = 1e-6f; /* far above the float32 rounding of sums, bounds and scores */
 static const double TINY = 1e-37;    /* the same for numbers too small to have 24 bits */
@@ -28,7 +29,7 @@ typedef struct {
     const float *size;     /* [blocks] largest |scale * v| */
     const float *norm;     /* [blocks] largest |x| from this block on */
     const int32_t *number; /* [slots] item number; -1 in an empty slot */
-    const float *rows;     /* [items, dim] */
+    PackedRows rows;       /* [items, dim] */
     Py_ssize_t blocks, words, dim, items; /* words: of 4 bytes, in a vector */
     Py_buffer views[VIEWS];
 } Table;
@@ -121,12 +122,13 @@ static float root_of(const Best *best, const Query *query) {
 static void meet(const Table *table, const Query *query, Best *best, const Loops *loops, Py_ssize_t block, uint32_t found,
                  const float *upper) {
     const int32_t *number = table->number + block * BLOCK;
+    float room[MOST_DIM];
     for (; found; found &= found - 1) {
         const int lane = __builtin_ctz(found);
         const int32_t item = number[lane];
         if (item < 0 || !(upper[lane] >= best->root) || (best->excluded && best->excluded[item])) continue;
         best->rescored++;
-        push(best, loops->exact(query->exact, table->rows + item * table->dim, table->dim), item);
+        push(best, loops->exact(query->exact, packed_row(&table->rows, item, room), table->dim), item);
         best->root = root_of(best, query);
     }
 }
@@ -223,23 +225,24 @@ static void close_table(PyObject *capsule) {
     Table *table = PyCapsule_GetPointer(capsule, TABLE);
     if (!table) return;
     release_views(table->views);
+    close_rows(&table->rows);
     free(table);
 }
 
 static PyObject *open_table(PyObject *module, PyObject *const *args, Py_ssize_t count) {
     (void)module;
-    if (!enough_arguments(count, 9, "open")) return NULL;
+    if (!enough_arguments(count, count == 12 ? 12 : 9, "open")) return NULL;
     const Py_ssize_t items = PyLong_AsSsize_t(args[7]), dim = PyLong_AsSsize_t(args[8]);
     const Py_ssize_t slots = PyErr_Occurred() ? -1 : PyObject_Length(args[5]);
     if (PyErr_Occurred()) return NULL;
-    if (items < 0 || items > INT32_MAX || dim < 1 || dim > 1024 || slots % BLOCK) {
+    if (items < 0 || items > INT32_MAX || dim < 1 || dim > MOST_DIM || slots % BLOCK) {
         PyErr_SetString(PyExc_ValueError, "a table has 1 to 1024 dimensions and slots in multiples of 32");
         return NULL;
     }
     const Py_ssize_t blocks = slots / BLOCK, words = (dim + 7) / 8 * 2;
     const struct { Py_ssize_t size, count; const char *name; } wanted[VIEWS] = {
         {1, slots * words * 4, "lines"}, {4, slots, "scale"},  {4, blocks, "error"},      {4, blocks, "size"},
-        {4, blocks, "norm"},             {4, slots, "number"}, {4, items * dim, "rows"},
+        {4, blocks, "norm"},             {4, slots, "number"},
     };
     Table *table = calloc(1, sizeof(Table));
     if (!table) return PyErr_NoMemory();
@@ -247,15 +250,17 @@ static PyObject *open_table(PyObject *module, PyObject *const *args, Py_ssize_t 
         if (numbers(args[i], table->views + i, wanted[i].size, wanted[i].count, 0, wanted[i].name) < 0) goto fail;
     table->lines = table->views[0].buf, table->scale = table->views[1].buf, table->error = table->views[2].buf;
     table->size = table->views[3].buf, table->norm = table->views[4].buf, table->number = table->views[5].buf;
-    table->rows = table->views[6].buf;
     table->blocks = blocks, table->words = words, table->dim = dim, table->items = items;
     for (Py_ssize_t slot = 0; slot < slots; slot++)
         if (table->number[slot] < -1 || table->number[slot] >= items) {
             PyErr_SetString(PyExc_ValueError, "a slot names an item that does not exist");
             goto fail;
         }
-    PyObject *capsule = PyCapsule_New(table, TABLE, close_table);
+    if (open_rows(&table->rows, args[6], count == 12 ? args + 9 : NULL, dim) < 0) goto fail;
+    if (table->rows.count != items) PyErr_SetString(PyExc_ValueError, "there must be a row for each item");
+    PyObject *capsule = PyErr_Occurred() ? NULL : PyCapsule_New(table, TABLE, close_table);
     if (capsule) return capsule;
+    close_rows(&table->rows);
 fail:
     release_views(table->views);
     free(table);
@@ -349,7 +354,7 @@ done:
 static PyMethodDef METHODS[] = {
     {"levels", levels, METH_NOARGS, "levels() -> the instruction sets that can be used, best last"},
     {"open", (PyCFunction)(void (*)(void))open_table, METH_FASTCALL,
-     "open(lines, scale, error, size, norm, number, rows, items, dim) -> table"},
+     "open(lines, scale, error, size, norm, number, rows, items, dim[, form, scale, factor of the rows]) -> table"},
     {"search", (PyCFunction)(void (*)(void))search, METH_FASTCALL,
      "search(table, level, queries, Q, K, excluded or None, items, scores) -> items rescored; fills the last two"},
     {NULL, NULL, 0, NULL},

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.inference.blocks import Floats, TransformerBlock
 from slipstream.inference.encoder import Encoder, EncoderState, gap_bin
+from slipstream.inference.item_rows import ItemRows
 from slipstream.kernels import Kernel, kernel
 
 ENCODER = "slipstream.inference._encoder"
@@ -44,9 +46,14 @@ class RingState(EncoderState):
 
 
 class CompiledEncoder(Encoder):
-    """See the module. Made by `encoder_of`."""
+    """See the module. Made by `encoder_of`.
 
-    def __init__(self, weights: Mapping[str, Floats], *, ffn: str, cosine: bool, compiled: Kernel) -> None:
+    lean: the layers' matrices are kept as the kernel has them and not as NumPy's too.
+    """
+
+    def __init__(
+        self, weights: Mapping[str, Any], *, ffn: str, cosine: bool, compiled: Kernel, lean: bool = False
+    ) -> None:
         super().__init__(weights, ffn=ffn, cosine=cosine)
         self._plain = _transformer_blocks(self)
         first = self._plain[0]
@@ -54,19 +61,32 @@ class CompiledEncoder(Encoder):
         self._module = compiled.module
         self._pitch = -(-self.window // PADDING) * PADDING
         self._dtype = self.item.dtype
-        self.item = np.ascontiguousarray(self.item)
+        packed: tuple[Any, ...] = ()
+        if isinstance(self.item, ItemRows):
+            number, codes, scale, factor = self.item.for_kernel()
+            packed = (number, scale, factor)
+        else:
+            codes = self.item = np.ascontiguousarray(self.item)
         self.gap = None if self.gap is None else np.ascontiguousarray(self.gap)
         flat = self._flat()
         self._flat_bytes = flat.nbytes
         self._compiled = compiled.module.open(
             compiled.level, int(self._dtype == np.float64), self.layers, self.dim, self.heads, self.window,
-            inner, FFN.index(ffn), int(first.gate1_weight is not None), flat, self.item, self.gap,
+            inner, FFN.index(ffn), int(first.gate1_weight is not None), flat, codes, self.gap,
+            *packed,
         )  # fmt: skip
+        self._layers = self.layers
+        if lean:
+            del self._blocks, self._plain
+            self.weights = {n: w for n, w in self.weights.items() if not n.startswith("layer.")}
 
     @property
-    def nbytes(self) -> int:
-        """Of all weights, those of the layers twice: the kernel keeps them in its own order."""
-        return super().nbytes + self._flat_bytes
+    def layers(self) -> int:
+        return getattr(self, "_layers", 0) or len(self._blocks)
+
+    @property
+    def kernel_bytes(self) -> int:
+        return self._flat_bytes
 
     def _flat(self) -> Floats:
         """All weights but the tables, one after another in the order that `_encoder_loop.h` reads."""
@@ -155,18 +175,22 @@ class CompiledEncoder(Encoder):
 
 
 def encoder_of(
-    weights: Mapping[str, Floats],
+    weights: Mapping[str, Any],
     *,
     ffn: str = "silu",
     cosine: bool = False,
     kernel_choice: str | None = None,
+    lean: bool = False,
 ) -> Encoder:
-    """The fastest encoder there is for these weights. Raises CorruptArtifact where one is missing."""
+    """The fastest encoder there is for these weights. Raises CorruptArtifact where one is missing.
+
+    lean: see `CompiledEncoder`; NumPy's encoder has only one form of the matrices.
+    """
     plain = Encoder(weights, ffn=ffn, cosine=cosine)
     compiled = kernel(ENCODER, kernel_choice)
     if compiled is None or not _known(plain):
         return plain
-    return CompiledEncoder(weights, ffn=ffn, cosine=cosine, compiled=compiled)
+    return CompiledEncoder(weights, ffn=ffn, cosine=cosine, compiled=compiled, lean=lean)
 
 
 def _known(encoder: Encoder) -> bool:

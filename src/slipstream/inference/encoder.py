@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.errors import CorruptArtifact
 from slipstream.inference.blocks import Block, Floats, HstuBlock, Ring, TransformerBlock, norm, silu, unit
+from slipstream.inference.item_rows import ItemRows
 
 TOKENS = 8192  # tokens of one batch of whole histories: its working memory stays within tens of MB
 
@@ -59,13 +61,16 @@ class EncoderState:
 
 
 class Encoder:
-    """Weights by name as `TransformerNetwork.weights` gives them, in any float type; sums use that type."""
+    """Weights by name as `TransformerNetwork.weights` gives them, in any float type; sums use that type.
 
-    def __init__(self, weights: Mapping[str, Floats], *, ffn: str = "silu", cosine: bool = False) -> None:
+    The item table may be packed (`ItemRows`): rows are unpacked as they are looked up.
+    """
+
+    def __init__(self, weights: Mapping[str, Any], *, ffn: str = "silu", cosine: bool = False) -> None:
         self.weights = dict(weights)
         try:
-            self.item = weights["item"]
-            self.gap = weights.get("gap")
+            self.item: Floats | ItemRows = weights["item"]
+            self.gap: Floats | None = weights.get("gap")
             self._input_norm = (weights["input_norm_weight"], weights["input_norm_bias"])
             self._final_norm = (weights["final_norm_weight"], weights["final_norm_bias"])
             head = ("time", "in_weight", "in_bias", "out_weight")
@@ -84,9 +89,9 @@ class Encoder:
         return len(self._blocks)
 
     @property
-    def nbytes(self) -> int:
-        """Of all weights."""
-        return sum(int(values.nbytes) for values in self.weights.values())
+    def kernel_bytes(self) -> int:
+        """Of weights that a kernel keeps in its own order, beside `weights`."""
+        return 0
 
     @property
     def receptive_field(self) -> int:

@@ -1,9 +1,10 @@
 """The exact best K items of a query vector, from an int8 copy of the item table.
 
 `_scan.c` reads the copy once and scores exactly only what can still be an answer; without it NumPy does the
-same from the float32 table. Both give the same answer, bit by bit, and that is brute force's: the score of
-an item is the float64 dot product of the float32 vectors, in the order of `exact_scores`, rounded to float32;
-answers are sorted by (-score, item).
+same from the table. Both give the same answer, bit by bit, and that is brute force's: the score of an item is
+the float64 dot product of the float32 vectors, in the order of `exact_scores`, rounded to float32; answers
+are sorted by (-score, item). Packed items (`ItemRows`) are unpacked one by one where they are scored exactly:
+their answers are, bit by bit, those of a float32 table with the same numbers.
 
 Source: the bound |q·x − q̂·x̂| ≤ ‖q‖‖e‖ + ‖f‖‖x̂‖ with x = x̂ + e, q = q̂ + f (triangle inequality and
 Cauchy–Schwarz), and the stop by descending norms of Teflioudi et al. 2015 (LEMP).
@@ -11,12 +12,15 @@ Cauchy–Schwarz), and the stop by descending norms of Teflioudi et al. 2015 (LE
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from slipstream.inference.item_rows import ItemRows
 from slipstream.inference.retriever import NOTHING, top_k
 from slipstream.kernels import Kernel, kernel
 
@@ -49,21 +53,21 @@ class Packed:
 class ItemIndex:
     """The vectors of a model's items, ready to be searched. Thread-safe.
 
-    vectors: [I, D] float32, kept as they are (they may be memory-mapped: only rows that come near an answer
-    are read). known: [I], False for items that are never an answer. Items with a number that is not finite
-    or beyond LARGEST are none either.
+    vectors: [I, D] float32 or packed, kept as they are (they may be memory-mapped: only rows that come near
+    an answer are read). known: [I], False for items that are never an answer. Items with a number that is not
+    finite or beyond LARGEST are none either.
     """
 
     def __init__(
         self,
-        vectors: NDArray[np.float32],
+        vectors: NDArray[np.float32] | ItemRows,
         *,
         known: NDArray[np.bool_] | None = None,
         kernel_choice: str | None = None,
     ) -> None:
-        self._rows = np.ascontiguousarray(vectors, np.float32)
+        self._rows = vectors if isinstance(vectors, ItemRows) else np.ascontiguousarray(vectors, np.float32)
         self.items, self.dim = self._rows.shape
-        self._answers = usable_rows(self._rows)
+        self._answers = _in_parts(usable_rows, self._rows, np.bool_)
         if known is not None:
             self._answers &= known
         self._kernel: Kernel | None = kernel(SCAN, kernel_choice) if self.dim <= MOST_DIMENSIONS else None
@@ -76,9 +80,17 @@ class ItemIndex:
         if self._kernel is not None:
             packed = pack(self._rows, self._answers)
             self.nbytes = sum(int(part.nbytes) for part in vars(packed).values())
-            self._table = self._kernel.module.open(*vars(packed).values(), self._rows, self.items, self.dim)
+            self._table = self._open(self._kernel, packed)
         else:
-            self._largest_norm = float(_norms(self._rows[self._answers]).max(initial=0.0))
+            norms = _in_parts(_norms, self._rows, np.float64)
+            self._largest_norm = float(norms.max(initial=0.0, where=self._answers))
+
+    def _open(self, compiled: Kernel, packed: Packed) -> object:
+        if not isinstance(self._rows, ItemRows):
+            return compiled.module.open(*vars(packed).values(), self._rows, self.items, self.dim)
+        form, codes, scale, factor = self._rows.for_kernel()
+        copy = vars(packed).values()
+        return compiled.module.open(*copy, codes, self.items, self.dim, form, scale, factor)
 
     def search(
         self, queries: NDArray[np.float32], k: int, *, excluded: NDArray[np.bool_] | None = None
@@ -120,7 +132,11 @@ class ItemIndex:
         """[D], of all vectors that may be an answer; times a query: their mean score."""
         if not self._answers.any():
             return np.zeros(self.dim)
-        found: NDArray[np.float64] = self._rows.mean(0, np.float64, where=self._answers[:, None])
+        total = np.zeros(self.dim)
+        for start in range(0, self.items, PART):
+            part = slice(start, start + PART)
+            total += self._rows[part].sum(0, np.float64, where=self._answers[part, None])
+        found: NDArray[np.float64] = total / self._answers.sum()
         return found
 
     def _search_by_numpy(
@@ -154,7 +170,8 @@ class ItemIndex:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(row, item) of the allowed items whose product is not clearly below the K-th best of its row."""
         with np.errstate(invalid="ignore", over="ignore"):  # what is no answer may hold anything
-            rough = queries @ self._rows.T
+            rows = self._rows
+            rough = rows.products(queries) if isinstance(rows, ItemRows) else queries @ rows.T
             rounding = 2.0**-22 * (self.dim + 2) * self._largest_norm * _norms(queries) + 1e-37
         kth = top_k(rough, k, excluded=~allowed)[1][:, k - 1]  # -inf where fewer are allowed
         row, item = np.nonzero(allowed & (rough >= (kth - rounding)[:, None]))
@@ -182,8 +199,21 @@ def exact_scores(query: NDArray[np.float32], rows: NDArray[np.float32]) -> NDArr
     return np.asarray(total.astype(np.float32))
 
 
+def _in_parts(
+    of_rows: Callable[[NDArray[np.float32]], NDArray[Any]], rows: NDArray[np.float32] | ItemRows, kind: type
+) -> NDArray[Any]:
+    """[I], a value for each row, with some rows at a time in float64."""
+    values: NDArray[Any] = np.empty(len(rows), kind)
+    for start in range(0, len(rows), PART):
+        values[start : start + PART] = of_rows(rows[start : start + PART])
+    return values
+
+
 def _exact_pairs(
-    queries: NDArray[np.float32], rows: NDArray[np.float32], query: NDArray[np.int64], row: NDArray[np.int64]
+    queries: NDArray[np.float32],
+    rows: NDArray[np.float32] | ItemRows,
+    query: NDArray[np.int64],
+    row: NDArray[np.int64],
 ) -> NDArray[np.float32]:
     """[N] `exact_scores` of pairs, in parts: in a table of ties there may be as many as scores."""
     scores = np.empty(len(row), np.float32)
@@ -193,11 +223,9 @@ def _exact_pairs(
     return scores
 
 
-def pack(rows: NDArray[np.float32], answers: NDArray[np.bool_]) -> Packed:
+def pack(rows: NDArray[np.float32] | ItemRows, answers: NDArray[np.bool_]) -> Packed:
     """The int8 copy of the rows that may be answers. About 1 s a million rows of 64."""
-    norms = np.zeros(len(rows))
-    for start in range(0, len(rows), PART):
-        norms[start : start + PART] = _norms(rows[start : start + PART])
+    norms = _in_parts(_norms, rows, np.float64)
     order = np.flatnonzero(answers)
     order = order[np.argsort(-norms[order], kind="stable")]
     dim = rows.shape[1]

@@ -1,7 +1,7 @@
 """Weights in few bits: how they lie in memory and in a file, and how NumPy reads them back.
 
-`compression` makes them. A model unpacks them to float32 when it is opened, so its scores are those of the
-unpacked weights; what is saved is bytes of the file, not of the memory.
+`compression` makes them. A model's scores are those of the unpacked weights, whether a table is unpacked as a
+whole or row by row where it is read (`item_rows`).
 """
 
 from __future__ import annotations
@@ -46,17 +46,24 @@ class Packed:
         """The array as float32: exactly code times scale, rounded to float32."""
         if self.form == "float32":
             return self.codes
-        if self.form == "bfloat16":
-            return (self.codes.astype(np.uint32) << 16).view(np.float32)
-        assert self.scale is not None  # noqa: S101 - `checked` at every door
-        if self.form == "int8":
-            values = self.codes * self.scale[:, None]
-        else:
-            both = np.stack([self.codes & 15, self.codes >> 4], axis=-1)
-            groups = both.reshape(*self.scale.shape, GROUP).astype(np.float32) - ZERO
-            groups *= self.scale.astype(np.float32)[..., None]
-            values = groups.reshape(len(groups), groups.shape[1] * GROUP)[:, : self.columns]
+        values = self.rows(slice(None))
         return np.ascontiguousarray(values.T if self.turned else values)
+
+    def rows(self, index: slice | NDArray[np.integer]) -> NDArray[np.float32]:
+        """Some rows as float32, [..., C] for an index [...]: those of `unpack`, bit for bit."""
+        codes = self.codes[index]
+        if self.form == "float32":
+            return codes
+        if self.form == "bfloat16":
+            return (codes.astype(np.uint32) << 16).view(np.float32)
+        assert self.scale is not None  # noqa: S101 - `checked` at every door
+        scale = self.scale[index]
+        if self.form == "int8":
+            return np.asarray(codes * scale[..., None])
+        both = np.stack([codes & 15, codes >> 4], axis=-1)
+        groups = both.reshape(*scale.shape, GROUP).astype(np.float32) - ZERO
+        groups *= scale.astype(np.float32)[..., None]
+        return groups.reshape(*codes.shape[:-1], 2 * codes.shape[-1])[..., : self.columns]
 
     def checked(self, name: str) -> Self:
         """Itself. Raises CorruptArtifact where the parts do not fit together."""

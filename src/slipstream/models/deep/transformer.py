@@ -25,10 +25,11 @@ from safetensors.numpy import load_file, save_file
 from slipstream.artifacts import Artifact, ArtifactWriter
 from slipstream.config import Settings, with_overrides
 from slipstream.dataset.queries import Holdout, Queries
-from slipstream.errors import BadInput, ConfigError, MissingExtra
+from slipstream.errors import BadInput, ConfigError, CorruptArtifact, MissingExtra
 from slipstream.inference.compiled_encoder import encoder_of
 from slipstream.inference.encoder import Encoder, EncoderState, gap_bin
 from slipstream.inference.item_index import ItemIndex
+from slipstream.inference.item_rows import ItemRows, rows_of
 from slipstream.inference.packed_weights import Packed, read_packed, write_packed
 from slipstream.models.recommender import FitContext, FitReport, ScoreMatrix, TrainingData, WeightRole
 from slipstream.models.validation import sample_holdout, validation_ndcg
@@ -52,15 +53,22 @@ class Transformer:
 
     def __init__(self, settings: TransformerSettings, encoder: Encoder, known: NDArray[np.bool_]) -> None:
         self.settings: Settings = settings
+        self._own = settings
         self.report = FitReport()
         self.encoder = encoder
         self.known = known  # [I] items that have a vector
         self.packed: Mapping[str, Packed] | None = None  # where the weights came from fewer bits
-        table = encoder.item
+        self._output = self._output_table()
+
+    def _output_table(self) -> NDArray[np.float32] | ItemRows:
+        """What query vectors are multiplied with, [I, D]."""
+        encoder, table = self.encoder, self.encoder.item
+        if isinstance(table, ItemRows):
+            return table.with_unit_length(1 / self._own.temperature) if encoder.cosine else table
         if encoder.cosine:
             lengths = np.linalg.norm(table, axis=1, keepdims=True)
-            table = table / np.maximum(lengths, 1e-12) / table.dtype.type(settings.temperature)
-        self._output = np.ascontiguousarray(table)
+            table = table / np.maximum(lengths, 1e-12) / table.dtype.type(self._own.temperature)
+        return np.ascontiguousarray(table)
 
     @classmethod
     def preset(cls, data: TrainingData) -> TransformerSettings:
@@ -97,11 +105,15 @@ class Transformer:
         return waits
 
     def item_vectors(self) -> NDArray[np.float32]:
-        """[I, D]; rows of items without a vector are zero."""
-        return self._output
+        """[I, D]; rows of items without a vector are zero. Packed ones are unpacked at each call."""
+        return self._output[:]
 
     def score(self, queries: Queries) -> ScoreMatrix:
-        scores: ScoreMatrix = self.query_vectors(queries) @ self._output.T
+        return self._scores(self.query_vectors(queries))
+
+    def _scores(self, vectors: NDArray[np.float32]) -> ScoreMatrix:
+        output = self._output
+        scores = output.products(vectors) if isinstance(output, ItemRows) else vectors @ output.T
         scores[:, ~self.known] = np.nan
         return scores
 
@@ -117,9 +129,7 @@ class Transformer:
 
     def score_from(self, state: EncoderState, query: Queries) -> ScoreMatrix:
         """Cost: one product with the item table."""
-        scores: ScoreMatrix = self.vector_from(state, query) @ self._output.T
-        scores[:, ~self.known] = np.nan
-        return scores
+        return self._scores(self.vector_from(state, query))
 
     def vector_from(self, state: EncoderState, query: Queries) -> NDArray[np.float32]:
         """[1, D]; NaN before the first event. Cost: the request head."""
@@ -179,24 +189,31 @@ class Transformer:
         return np.array([gap_bin(int(query.now_us[0] - t), len(self.encoder.gap)) for t in last_us])
 
     def weights(self) -> Mapping[str, NDArray[np.float32]]:
+        if self.packed is not None:
+            return {name: packed.unpack() for name, packed in self.packed.items()}
         return self.encoder.weights
 
     def weight_roles(self) -> Mapping[str, WeightRole]:
         roles: dict[str, WeightRole] = {"item": "items", "gap": "rows", "request.time": "rows"}
-        for name in self.encoder.weights:
-            if name.rpartition(".")[2] in LINEARS:
-                roles[name] = "linear"
-        return {name: role for name, role in roles.items() if name in self.encoder.weights}
+        names = list(self.encoder.weights if self.packed is None else self.packed)
+        roles |= {name: "linear" for name in names if name.rpartition(".")[2] in LINEARS}
+        return {name: role for name, role in roles.items() if name in names}
 
     def with_weights(self, packed: Mapping[str, Packed]) -> Self:
         own = _own(self.settings)
-        model = type(self)(own, _encoder({n: p.unpack() for n, p in packed.items()}, own), self.known)
+        model = type(self)(own, _packed_encoder(packed, own), self.known)
         model.report, model.packed = self.report, packed
         return model
 
     def resident_bytes(self) -> int:
-        output = 0 if np.shares_memory(self._output, self.encoder.item) else self._output.nbytes
-        return self.encoder.nbytes + output + self.index().nbytes
+        arrays = list(self.encoder.weights.values())
+        for packed in () if self.packed is None else self.packed.values():  # kept for `save`
+            arrays += [packed.codes] if packed.scale is None else [packed.codes, packed.scale]
+        tables = [a for a in (*arrays, self._output) if isinstance(a, ItemRows)]
+        arrays += [a for table in tables for a in table.arrays()]
+        plain = (a for a in (*arrays, self._output) if not isinstance(a, ItemRows))
+        distinct = {int(a.__array_interface__["data"][0]): int(a.nbytes) for a in plain}
+        return sum(distinct.values()) + self.encoder.kernel_bytes + self.index().nbytes
 
     def save(self, writer: ArtifactWriter) -> None:
         writer.array("known", self.known)
@@ -211,16 +228,25 @@ class Transformer:
         own = _own(settings)
         packed = read_packed(artifact, WEIGHTS)
         if packed is None:
-            weights = load_file(artifact.file(WEIGHTS))
+            encoder = _encoder(load_file(artifact.file(WEIGHTS)), own)
         else:
-            weights = {name: p.unpack() for name, p in packed.items()}
-        model = cls(own, _encoder(weights, own), artifact.array("known"))
+            encoder = _packed_encoder(packed, own)
+        model = cls(own, encoder, artifact.array("known"))
         model.packed = packed
         return model
 
 
 def _encoder(weights: Mapping[str, NDArray[Any]], settings: TransformerSettings) -> Encoder:
     return encoder_of(weights, ffn=settings.ffn, cosine=settings.output == "cosine")
+
+
+def _packed_encoder(packed: Mapping[str, Packed], settings: TransformerSettings) -> Encoder:
+    """The item table stays packed; the layers are unpacked once, for the kernel where there is one."""
+    if "item" not in packed:
+        raise CorruptArtifact("encoder weights are incomplete: there is no item table")
+    weights = {name: rows_of(p) if name == "item" else p.unpack() for name, p in packed.items()}
+    lean = any(p.form != "float32" for p in packed.values())
+    return encoder_of(weights, ffn=settings.ffn, cosine=settings.output == "cosine", lean=lean)
 
 
 def _shaped(data: TrainingData) -> TransformerSettings:
