@@ -146,9 +146,17 @@ def _json_or_text(value: str) -> Any:
 
 @dataclass(frozen=True)
 class Home:
-    """The folder that holds everything of one deployment; it can be copied as a whole."""
+    """The folder that holds everything of one deployment; it can be copied as a whole.
+
+    work: where snapshot, graph, models and reports lie, if not in the root.
+    """
 
     root: Path
+    work: Path | None = None
+
+    @property
+    def made(self) -> Path:
+        return self.work or self.root
 
     @property
     def events(self) -> Path:
@@ -172,15 +180,15 @@ class Home:
 
     @property
     def snapshot(self) -> Path:
-        return self.root / "snapshot"
+        return self.made / "snapshot"
 
     @property
     def graph(self) -> Path:
-        return self.root / "graph"
+        return self.made / "graph"
 
     @property
     def models(self) -> Path:
-        return self.root / "models"
+        return self.made / "models"
 
     @property
     def studies(self) -> Path:
@@ -188,7 +196,11 @@ class Home:
 
     @property
     def reports(self) -> Path:
-        return self.root / "reports"
+        return self.made / "reports"
+
+    @property
+    def cycles(self) -> Path:
+        return self.root / "cycles"
 
     @property
     def releases(self) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from slipstream import __version__
-from slipstream.cli import collect, going_live, graph, learn, look, serve
+from slipstream.cli import collect, cycle, going_live, graph, learn, look, serve
 from slipstream.cli.console import err, print_error
 from slipstream.errors import SlipstreamError, of_system
 
@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for module in (look, collect, graph, learn, serve, going_live):
+for module in (look, collect, graph, learn, serve, going_live, cycle):
     module.register(app)
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from slipstream.recommend.live_release import Listed
 
 PANEL = "6 · stay good"
+MOST_CYCLES = 10
 
 WhyOption = Annotated[str, typer.Option(help="The reason, for the record.")]
 
@@ -28,14 +29,19 @@ def releases(
     as_json: Annotated[bool, typer.Option("--json", help="Print a list of objects.")] = False,
 ) -> None:
     """List the releases, the newest first: what each is, and when, by whom and why it went live."""
+    from slipstream.loop.journal import records
     from slipstream.recommend.live_release import list_releases
 
-    found = list_releases(workspace(home).home)
+    place = workspace(home).home
+    found = list_releases(place)
     if as_json:
         print_json([_listed_json(listed) for listed in found])
         return
     columns = ["name", "", "model", "events", "MB", "went live", "by", "why"]
     print_table("releases", columns, [_row(listed) for listed in found])
+    latest = [[r.name, r.outcome or "goes on", r.why] for r in reversed(records(place)[-MOST_CYCLES:])]
+    if latest:
+        print_table("the last cycles", ["name", "outcome", "why"], latest)
 
 
 def _row(listed: Listed) -> list[str]:

@@ -73,9 +73,12 @@ def forgotten_since(home: Home) -> str:
         return ""
 
 
-def check_nobody_forgotten(home: Home) -> None:
-    """Raises NotThere while what `prepare` made may hold somebody who was forgotten."""
-    if forgotten_since(home):
+def check_nobody_forgotten(home: Home, mark: str = "") -> None:
+    """Raises NotThere while what `prepare` made may hold somebody who was forgotten.
+
+    mark: what `forgotten_since` said before it was made; those who were forgotten by then are not in it.
+    """
+    if forgotten_since(home) not in ("", mark):
         raise NotThere(
             "somebody was forgotten since the last `prepare`, and what it made may still hold them",
             hint="run `slipstream prepare` and `slipstream train` again",

@@ -41,23 +41,14 @@ def export_graph(home: Home, folder: Path, *, recbole: bool = False) -> Exported
     The edges are those of the live release's path model where there is one, so that each hop of each reason
     is among them, and those of the home's graph. Relations run both ways (`director`, `is_director_of`).
     """
-    parts: list[pl.DataFrame] = []
-    items: list[str] = []
     release = _live_release(home)
-    if release is not None:
-        items = release.items.to_list()
-        reasoner: object = release.by_paths
-        if isinstance(reasoner, ExportsEdges):
-            parts.append(reasoner.exported_edges().select("head", "relation", "tail"))
-    if home.snapshot.exists():
-        snapshot = Snapshot.open(home.snapshot)
-        items = items or snapshot.items.to_list()
-        linked = open_graph(home, snapshot)
-        if linked is not None:
-            parts.append(linked.export().select("head", "relation", "tail"))
-    if not parts:
+    snapshot = Snapshot.open(home.snapshot) if home.snapshot.exists() else None
+    edges = known_edges(home, snapshot, release)
+    if not edges.height:
         raise NotThere(f"there is no graph in {home.root}", hint=MADE_BY)
-    edges = pl.concat(parts).unique(maintain_order=True)
+    items: list[str] = []
+    for holder in (release, snapshot):
+        items = items or ([] if holder is None else holder.items.to_list())
     ends = pl.concat([edges["head"], edges["tail"]]).unique()
     links = pl.DataFrame({"item_id": pl.Series(items, dtype=pl.String)}).filter(
         pl.col("item_id").is_in(ends.implode())
@@ -69,6 +60,19 @@ def export_graph(home: Home, folder: Path, *, recbole: bool = False) -> Exported
         write_parquet(edges, folder / "kg.parquet")
         write_parquet(links, folder / "item_links.parquet")
     return Exported(edges.height, links.height)
+
+
+def known_edges(home: Home, snapshot: Snapshot | None, release: Release | None) -> pl.DataFrame:
+    """head, relation, tail of every edge that a reason of the release may name, with outside names."""
+    none = pl.DataFrame(schema=dict.fromkeys(("head", "relation", "tail"), pl.String))
+    parts = [none]
+    reasoner: object = None if release is None else release.by_paths
+    if isinstance(reasoner, ExportsEdges):
+        parts.append(reasoner.exported_edges().select(none.columns))
+    linked = None if snapshot is None else open_graph(home, snapshot)
+    if linked is not None:
+        parts.append(linked.export().select(none.columns))
+    return pl.concat(parts).unique(maintain_order=True)
 
 
 def _live_release(home: Home) -> Release | None:

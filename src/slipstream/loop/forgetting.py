@@ -20,7 +20,7 @@ def forget(home: Home, user_id: str) -> int:
     """
     with SqliteEventStore(home.events) as store:
         removed = forget_person(home, store, user_id)
-    for folder in (home.snapshot, home.graph, home.models):
+    for folder in (home.snapshot, home.graph, home.models, *home.cycles.glob("*/work")):
         shutil.rmtree(folder, ignore_errors=True)
     drop_releases(home)
     return removed

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+import polars as pl
 
 from slipstream.artifacts import replace_text
 from slipstream.config import Home
@@ -47,17 +50,20 @@ class Prepared:
         }
 
 
-def prepare(home: Home, rules: CleaningRules, narrator: Narrator) -> Prepared:
-    """Clean the stored events into `snapshot/`, build `graph/`, and keep the report in `reports/`."""
+def prepare(home: Home, rules: CleaningRules, narrator: Narrator, until_us: int | None = None) -> Prepared:
+    """Clean the stored events into `snapshot/`, build `graph/`, and keep the report in `reports/`.
+
+    until_us: only the events up to this moment, those without a time left out.
+    """
     if not home.events.exists():
         raise NotThere(f"there are no events in {home.root}", hint="run `slipstream ingest FILE` first")
     started = time.perf_counter()
     mark = forgotten_since(home)
     with SqliteEventStore(home.events) as store, narrator.progress("prepare") as progress:
-        cleaning = prepare_snapshot(
-            store.scan(), rules, home.snapshot, rejects=home.rejects, progress=progress
-        )
-    made_without_them(home, mark)
+        events = store.scan() if until_us is None else _until(store.scan(), until_us)
+        cleaning = prepare_snapshot(events, rules, home.snapshot, rejects=home.rejects, progress=progress)
+    if home.work is None:  # else the snapshot in the root may still hold those who were forgotten
+        made_without_them(home, mark)
     snapshot = Snapshot.open(home.snapshot)
     items = item_features(read_table_of(home, "items"), snapshot.items)
     users = user_features(read_table_of(home, "users"), snapshot.users)
@@ -75,3 +81,10 @@ def prepare(home: Home, rules: CleaningRules, narrator: Narrator) -> Prepared:
     )
     replace_text(home.reports / "prepare.json", json.dumps(prepared.to_json(), indent=1))
     return prepared
+
+
+def _until(chunks: Iterator[pl.DataFrame], until_us: int) -> Iterator[pl.DataFrame]:
+    for chunk in chunks:
+        kept = chunk.filter(pl.col("time_us") <= until_us)
+        if kept.height or not chunk.height:
+            yield kept

@@ -60,14 +60,16 @@ def make_release(
     go_live: bool,
     narrator: Narrator,
     budget: Budget | None = None,
+    mark: str = "",
 ) -> Released:
     """Write a release of `model` (default: the trained one with the best validation NDCG@10) and promote it.
 
     Popularity answers strangers, so it is trained here if it was not; a trained path reasoner ships beside
     the model and gives the reasons. budget: the smallest form of the model that keeps it is released; raises
-    OverBudget, before anything is written, where none does.
+    OverBudget, before anything is written, where none does. mark: as of
+    `check_nobody_forgotten`.
     """
-    check_nobody_forgotten(home)
+    check_nobody_forgotten(home, mark)
     trained = trained_models(home)
     chosen = model or _best(trained)
     primary: Any = trained_model(home, chosen)

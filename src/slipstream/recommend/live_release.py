@@ -34,10 +34,11 @@ class Promotion:
     why: str = ""
 
 
-def promote(releases: Path, name: str, *, why: str = "") -> None:
+def promote(releases: Path, name: str, *, why: str = "", replacing: str | None = None) -> None:
     """Make `releases/name` the live one. Raises NotThere, or CorruptArtifact if a byte was changed.
 
-    Cost: one read of the release, then one file of some kilobytes.
+    replacing: only if this one is live now, else UsageError. Cost: one read of the release, then one file of
+    some kilobytes.
     """
     check_name(name)
     open_artifact(releases / name, KIND, made_by=MADE_BY)
@@ -46,6 +47,9 @@ def promote(releases: Path, name: str, *, why: str = "") -> None:
             past = promotions(releases)
         except CorruptArtifact:  # this is how it is mended
             past = []
+        if replacing is not None and (not past or past[-1].name != replacing):
+            hint = "see `slipstream releases`"
+            raise UsageError(f"{past[-1].name if past else 'no release'} is live, not {replacing}", hint=hint)
         _go_live(releases, past, Promotion(_now_us(), name, by=who(), why=why))
 
 

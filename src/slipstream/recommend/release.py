@@ -252,6 +252,7 @@ def write_release(
         "users": len(snapshot.users),
         "items": len(snapshot.items),
         "events": snapshot.event_count,
+        "through_us": _through_us(snapshot),
         "forgotten": forgotten,
         "added_bytes": added_bytes,
     } | ({} if compression is None else {"compression": compression})
@@ -282,6 +283,12 @@ def write_release(
         writer.json("metrics", dict(metrics or {}))
         writer.meta["price"] = _price(writer, snapshot)
     return folder / name
+
+
+def _through_us(snapshot: Snapshot) -> int | None:
+    """The time of the last event that was learned from; None without a clock."""
+    times = snapshot.time_us
+    return None if times is None or not len(times) else int(times.max())
 
 
 def _science(*parts: Named | PipelineSettings | None, rung: str | None) -> str:
