@@ -109,7 +109,7 @@ class Policy(Settings):
     settings: dict[str, Any] = Field(default_factory=dict)
     """Over the preset. Without any, the live release's model is trained with the settings that it has."""
     budget: str = ""
-    """What the released form of the model may take, as of `slipstream release --budget`; empty: as trained."""
+    """What the released form may take, as of `slipstream release --budget`; empty: as trained."""
     seed: int = Field(default=0, ge=0)
     cleaning: CleaningRules = CleaningRules()
     trial_share: float = Field(default=0.2, gt=0, lt=1)
