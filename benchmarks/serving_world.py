@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
@@ -140,14 +140,14 @@ class Server:
         return [own, *map(int, children.split())]
 
     def workers(self) -> list[int]:
-        """The processes that answer: those that were spawned, without their resource tracker."""
+        """The processes that answer: spawned, and with more sockets than the one that the reserve waits with."""
         found = []
         for pid in self.pids()[1:]:
             try:
                 command = Path(f"/proc/{pid}/cmdline").read_bytes()
             except OSError:
                 continue
-            if b"spawn_main" in command:
+            if b"spawn_main" in command and _sockets(pid) > 1:
                 found.append(pid)
         return found
 
@@ -170,6 +170,14 @@ class Server:
             except OSError:
                 continue
         return total * resource.getpagesize() / 1e6
+
+
+def _sockets(pid: int) -> int:
+    found = 0
+    for entry in Path(f"/proc/{pid}/fd").glob("*"):
+        with suppress(OSError):
+            found += os.readlink(entry).startswith("socket:")
+    return found
 
 
 @contextmanager
@@ -248,10 +256,10 @@ class Load:
 
 
 class _Connection(asyncio.Protocol):
-    """One request at a time; calls back with (status, body)."""
+    """One request at a time; calls back with (status, body). last: the server closes after this answer."""
 
     def __init__(self) -> None:
-        self.data, self.lost = b"", False
+        self.data, self.lost, self.last = b"", False, False
         self.waiting: asyncio.Future[tuple[int, bytes]] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -267,6 +275,7 @@ class _Connection(asyncio.Protocol):
         if len(self.data) < head + 4 + length:
             return
         body, status = self.data[head + 4 : head + 4 + length], int(self.data[9:12])
+        self.last = b"connection: close" in self.data[:head]
         self.data = b""
         if self.waiting is not None and not self.waiting.done():
             self.waiting.set_result((status, body))
@@ -311,6 +320,8 @@ async def closed_loop(
             load.seconds.setdefault(status, []).append(now - start)
             if seen is not None:
                 seen(request, status, body)
+            if connection.last:
+                connection = await connect(port)
             if now > end:
                 connection.transport.close()
                 return
@@ -366,6 +377,8 @@ async def open_loop(
             load.seconds.setdefault(status, []).append(time.perf_counter() - moment)
             if seen is not None:
                 seen(request, status, body)
+            if connection.last:
+                connection = await _again(port)
         connection.transport.close()
 
     await asyncio.gather(clock(), *(one() for _ in range(connections)))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -88,6 +91,61 @@ def test_an_event_acknowledged_by_one_worker_is_in_the_answer_of_any(fresh_home:
             for client in clients:
                 client.close()
         assert server.stop() == 0  # a signal ends all workers with grace
+
+
+def test_a_killed_worker_is_replaced_and_gets_its_part_of_the_kept_connections(fresh_home: Home) -> None:
+    log = fresh_home.root / "server.log"
+    statuses: list[int] = []
+
+    def ask(client: httpx.Client) -> None:
+        with contextlib.suppress(httpx.TransportError):  # its connection was cut by the kill
+            statuses.append(client.get("/v1/recommendations/u1").status_code)
+
+    def answered_by(clients: list[httpx.Client]) -> Counter[int]:
+        """Who answered one request of each client."""
+        before = log.stat().st_size
+        for client in clients:
+            ask(client)
+        lines = log.read_bytes()[before:].decode().splitlines()
+        return Counter(json.loads(line)["worker"] for line in lines if '"worker"' in line)
+
+    def spread_without(gone: int) -> bool:
+        found = answered_by(clients)
+        return gone not in found and len(found) == 2 and min(found.values()) >= 6
+
+    with served_home.serving(fresh_home, workers=2, options="access_log=True") as server:
+        clients = [httpx.Client(base_url=server.url, timeout=30) for _ in range(24)]
+        try:
+            eventually(lambda: len(answered_by(clients)) == 2)
+            first = set(answered_by(clients))
+            for (
+                killed
+            ) in first:  # the second one also dies young, and perhaps before there is a reserve again
+                os.kill(killed, signal.SIGKILL)
+                eventually(lambda gone=killed: spread_without(gone))  # type: ignore[misc]
+            assert not first & set(answered_by(clients))
+        finally:
+            for client in clients:
+                client.close()
+        assert server.stop() == 0
+    assert set(statuses) == {200}
+    assert log.read_text().count("takes its place") == 2
+
+
+def test_workers_that_cannot_start_are_given_up(fresh_home: Home) -> None:
+    prelude = (
+        "from slipstream.server import backend, workers\n"
+        "from slipstream.errors import Unavailable\n"
+        "workers.RESTART_SECONDS, workers.MOST_FAILED_STARTS = 0.01, 2\n"
+        "def broken(self): raise Unavailable('no way')\n"
+        "backend.Backend._open = broken"
+    )
+    with (
+        pytest.raises((AssertionError, httpx.HTTPError)),
+        served_home.serving(fresh_home, workers=2, prelude=prelude),
+    ):
+        pass
+    assert "the workers end as soon as they start" in (fresh_home.root / "server.log").read_text()
 
 
 def test_a_writer_beside_the_server_is_seen(fresh_home: Home) -> None:

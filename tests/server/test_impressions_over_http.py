@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sqlite3
 import threading
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from slipstream.errors import UsageError
 from slipstream.events.impressions import HOUR_US, FeedbackSettings, attribute, person_of
 from slipstream.events.sqlite_impressions import Feedback, SqliteImpressionStore
 from slipstream.recommend.slate import Slate
-from slipstream.server.impression_log import ImpressionLog
+from slipstream.server.impression_log import MOST_TOGETHER, ImpressionLog
 
 
 def test_answers_are_logged_and_feedback_joins_them(
@@ -91,6 +92,53 @@ def test_the_log_never_holds_up_and_counts_what_it_lost(
         with SqliteImpressionStore(tmp_path / f"{sample}-False.sqlite") as store:
             assert store.served().height == kept
             assert store.feedback().height == 1  # feedback is never sampled
+
+
+def test_while_callers_stand_in_line_only_feedback_is_written(tmp_path: Path) -> None:
+    crowd = [True]
+    told = [Feedback("e", person_of("ann"), 1, "q0", "f1", "click", None, "")]
+
+    async def story(store: SqliteImpressionStore) -> None:
+        log = ImpressionLog(store, FeedbackSettings(), crowded=lambda: crowd[0])
+        log.start()
+        for n in range(2 * MOST_TOGETHER + 1):
+            log.note(Slate(f"q{n}", "ann", (), "model", "r", 0.0))
+        await log.attach(told)
+        assert (store.feedback().height, store.served().height, log.dropped) == (1, 0, 0)
+        crowd[0] = False
+        await log.attach(told)
+        assert store.served().height == MOST_TOGETHER  # in parts, and feedback with the first
+        while log.waiting:
+            await asyncio.sleep(0.01)
+        log.note(Slate("last", "ann", (), "model", "r", 0.0))
+        crowd[0] = True
+        await log.finish()  # the end does not wait for the crowd
+
+    path = tmp_path / "i.sqlite"
+    asyncio.run(story(SqliteImpressionStore(path)))
+    with SqliteImpressionStore(path) as store:
+        assert store.served().height == 2 * MOST_TOGETHER + 2
+
+
+def test_a_log_that_cannot_be_written_refuses_nobody(fresh_home: Home) -> None:
+    """Another process holds the file: answers go on, those without room are counted, the rest is kept."""
+    prelude = "from slipstream.server import impression_log\nimpression_log.MOST_ANSWERS = 30"
+    with (
+        served_home.serving(fresh_home, prelude=prelude) as server,
+        httpx.Client(base_url=server.url, timeout=30) as api,
+        contextlib.closing(sqlite3.connect(fresh_home.impressions, isolation_level=None)) as holder,
+    ):
+        holder.execute("BEGIN IMMEDIATE")
+        assert {api.get(f"/v1/recommendations/u{n}").status_code for n in range(100)} == {200}
+        lines = api.get("/metrics").text.splitlines()
+        (dropped,) = (
+            int(line.split()[1]) for line in lines if line.startswith("slipstream_impressions_dropped ")
+        )
+        assert dropped > 0
+        holder.execute("COMMIT")
+        assert server.stop() == 0
+    with SqliteImpressionStore(fresh_home.impressions) as store:
+        assert store.served().height == 100 - dropped
 
 
 def test_forgetting_over_http_reaches_answers_that_are_still_in_memory(fresh_home: Home) -> None:

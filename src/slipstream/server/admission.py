@@ -27,6 +27,8 @@ FEWEST, BURST = 16, 64
 """Places that are always there, and places for a crowd that comes at once after a calm."""
 STANDING_S = 0.1
 """A line that has not been empty for so long is a standing one, and no burst."""
+CROWDED_S = 0.03
+"""After so long, work that can wait does; well before anybody is refused."""
 
 
 def overloaded() -> Problem:
@@ -56,6 +58,10 @@ class Line:
     def full(self) -> bool:
         """Whether nobody would be let in now."""
         return len(self._waiting) >= FEWEST and len(self._waiting) >= self._places(time.perf_counter())
+
+    def standing(self) -> bool:
+        """Whether there was always somebody waiting lately."""
+        return bool(self._waiting) and time.perf_counter() - self._standing_since > CROWDED_S
 
     async def run(self, work: Callable[[], T]) -> T:
         """What `work` returns or raises; Problem 503 for who is not let in, or has waited too long."""

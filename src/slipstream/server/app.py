@@ -93,11 +93,15 @@ class App:
         start: Callable[[], Awaitable[None]],
         stop: Callable[[], Awaitable[None]],
         full: Callable[[], bool] = lambda: False,
+        closes: Callable[[], bool] = lambda: False,
     ) -> None:
-        """full: whether a short answer would be refused now."""
-        self._full = full
+        """full: whether a short answer would be refused now.
+
+        closes: asked once for each answer, whether its connection is to be given up after it.
+        """
+        self._full, self._closes = full, closes
         refusal = _problem_reply(overloaded())
-        self._refusal = refusal, _messages(refusal)
+        self._refusal = refusal, [_messages(refusal, closing=closing) for closing in (False, True)]
         self._keys, self._metrics, self._start, self._stop = keys, metrics, start, stop
         self.failure: Exception | None = None
         """Why the server could not start, for whoever started it."""
@@ -131,7 +135,7 @@ class App:
             reply = _problem_reply(problem)
         except Exception as error:  # one of the two outer doors: nothing may leave without an answer
             reply = _problem_reply(problem_of(error))
-        await _send(reply, send, head=scope["method"] == "HEAD")
+        await _send(reply, send, head=scope["method"] == "HEAD", closing=self._closes())
         seconds = time.perf_counter() - started
         self._metrics.request(label, reply.status, seconds)
         if access.isEnabledFor(logging.INFO):
@@ -140,7 +144,7 @@ class App:
     async def _refuse(self, send: Send) -> None:
         """At the door: in an overload most requests end here, so that it must cost next to nothing."""
         reply, messages = self._refusal
-        for message in messages:
+        for message in messages[self._closes()]:
             await send(message)
         self._metrics.request(SHORT_ROUTE, reply.status, 0.0)
 
@@ -286,19 +290,21 @@ def _is_short(scope: ASGIScope) -> bool:
     )
 
 
-def _messages(reply: Reply) -> tuple[dict[str, Any], dict[str, Any]]:
-    headers = [
+def _messages(reply: Reply, *, closing: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    headers: list[tuple[bytes, bytes]] = [
         (b"content-type", reply.content_type),
         (b"content-length", str(len(reply.body)).encode()),
         *reply.headers,
     ]
+    if closing:
+        headers.append((b"connection", b"close"))
     return (
         {"type": "http.response.start", "status": reply.status, "headers": headers},
         {"type": "http.response.body", "body": reply.body},
     )
 
 
-async def _send(reply: Reply, send: Send, *, head: bool) -> None:
-    start, body = _messages(reply)
+async def _send(reply: Reply, send: Send, *, head: bool, closing: bool) -> None:
+    start, body = _messages(reply, closing=closing)
     await send(start)
     await send({**body, "body": b""} if head else body)

@@ -67,6 +67,7 @@ class Backend:
             Gauge("slipstream_line_length", "Short answers waiting.", lambda: self.line.inside),
             Gauge("slipstream_answers_inside", "Long answers being made.", lambda: self.answers.inside),
             Gauge("slipstream_writes_waiting", "Writes waiting.", self._writes_waiting),
+            Gauge("slipstream_impressions_waiting", "Answers still to be logged.", self._to_log),
             Gauge("slipstream_impressions_dropped", "Answers that were not logged.", self._not_logged),
             Gauge("slipstream_release_age_seconds", "Age of the live release.", self._release_age_s),
             Gauge("slipstream_users_kept", "Users kept in memory.", lambda: self._kept()[0]),
@@ -100,7 +101,8 @@ class Backend:
         self._store = SqliteEventStore(self.home.events)
         self._commits = GroupCommit(self._store)
         settings = read_feedback_settings(self.home.root)
-        self._impressions = ImpressionLog(SqliteImpressionStore(self.home.impressions), settings)
+        impressions = SqliteImpressionStore(self.home.impressions)
+        self._impressions = ImpressionLog(impressions, settings, crowded=self.line.standing)
         self._stamp = self._pointer()
         self._pipeline = await asyncio.to_thread(self._open)
         self._watch = asyncio.create_task(self._follow())
@@ -164,6 +166,9 @@ class Backend:
 
     def _writes_waiting(self) -> float:
         return 0 if self._commits is None else self._commits.waiting
+
+    def _to_log(self) -> float:
+        return 0 if self._impressions is None else self._impressions.waiting
 
     def _not_logged(self) -> float:
         return 0 if self._impressions is None else self._impressions.dropped

@@ -1,8 +1,9 @@
 """Answers on their way to the impression store: noted at once, written together, never waited for.
 
-Noting an answer is one append to a queue in memory; five times a second a thread writes what is there, with
-one fsync. A crash loses the answers of the last moment; feedback is written before its request is answered.
-When the disk does not follow, answers are dropped and counted: a log must not stop the service.
+Noting an answer is one append to a queue in memory; five times a second a thread writes what is there. A
+crash loses the answers of the last moment; feedback is written before its request is answered. A log must
+not stop the service: while callers stand in line no answer is written, a long queue goes to the disk in
+small parts, and when memory is full answers are dropped and counted.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from slipstream.errors import SlipstreamError
 from slipstream.events.impressions import DAY_US, FeedbackSettings, is_sampled, person_of
@@ -25,20 +26,34 @@ log = logging.getLogger("slipstream.server")
 EVERY_S = 0.2
 MOST_ANSWERS = 20_000
 """Kept in memory; at 500 bytes each about 10 MB."""
+MOST_TOGETHER = 500
+"""Answers of one transaction: preparing them takes turns with the event loop, 500 for about 5 ms."""
 MOST_FEEDBACK = 256
 
 
 class ImpressionLog:
     """Belongs to one event loop; `note` may be called from any thread. Owns the store."""
 
-    def __init__(self, store: SqliteImpressionStore, settings: FeedbackSettings) -> None:
-        self._store, self._settings = store, settings
+    def __init__(
+        self,
+        store: SqliteImpressionStore,
+        settings: FeedbackSettings,
+        *,
+        crowded: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """crowded: whether answers must wait for each other now, so that writing has to wait for them."""
+        self._store, self._settings, self._crowded = store, settings, crowded
         self._answers: deque[tuple[int, Slate, str]] = deque()
         self._feedback: deque[tuple[Sequence[Feedback], asyncio.Future[None]]] = deque()
         self._wake, self._ending = asyncio.Event(), False
         self._task: asyncio.Task[None] | None = None
         self._cleaned_day = -1
         self.dropped = 0
+
+    @property
+    def waiting(self) -> int:
+        """Answers in memory."""
+        return len(self._answers)
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run())
@@ -83,11 +98,17 @@ class ImpressionLog:
             await self._clean()
 
     async def _write(self) -> None:
-        """Everything that waits, as one transaction."""
-        answers = [self._answers.popleft() for _ in range(len(self._answers))]
+        """All feedback that waits, and answers if nobody stands in line; in parts, each one transaction."""
+        while await self._write_part() and not self._crowded():
+            pass
+
+    async def _write_part(self) -> bool:
+        """Whether more answers wait than were written."""
+        most = 0 if self._crowded() and not self._ending else MOST_TOGETHER
+        answers = [self._answers.popleft() for _ in range(min(most, len(self._answers)))]
         waiting = [self._feedback.popleft() for _ in range(len(self._feedback))]
         if not answers and not waiting:
-            return
+            return False
         feedback = [row for rows, _ in waiting for row in rows]
         try:
             await asyncio.to_thread(self._append, answers, feedback)
@@ -101,6 +122,7 @@ class ImpressionLog:
             for _, done in waiting:
                 if not done.done():
                     done.set_result(None)
+        return bool(answers and self._answers)
 
     def _append(self, answers: list[tuple[int, Slate, str]], feedback: list[Feedback]) -> None:
         self._store.append((_served(*answer) for answer in answers), feedback, now_us=_now_us())

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import multiprocessing
 import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from multiprocessing.context import SpawnProcess
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from slipstream.config import Home, secret
 from slipstream.errors import MissingExtra, NotThere, SlipstreamError, Unavailable, UsageError
@@ -25,31 +22,38 @@ from slipstream.server.exposition import Metrics
 from slipstream.server.keys import VARIABLE, Keys, check_bind
 from slipstream.server.options import Options
 from slipstream.server.routes import Routes
+from slipstream.server.spread import Spread
+from slipstream.server.workers import SIGNALS, Workers
 
 log = logging.getLogger("slipstream.server")
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE_SECONDS = 10
 BACKLOG = 1024
-RESTART_SECONDS = 1.0
-MOST_FAILED_STARTS = 5
 SWITCH_S = 0.0005
 """How long a thread with long work may keep the interpreter from the event loop; 5 ms by default."""
-YOUNG_SECONDS = 10.0
-"""A worker that ends younger than this never worked; after so many in a row the server gives up."""
 
 
-def application(home: Home, keys: Keys, options: Options | None = None) -> App:
-    """The ASGI application over one home, to be run by any ASGI server."""
-    metrics, options = Metrics(), options or Options()
+def application(home: Home, keys: Keys, options: Options | None = None, spread: Spread | None = None) -> App:
+    """The ASGI application over one home, to be run by any ASGI server. spread: of one worker of several."""
+    metrics, options, spread = Metrics(), options or Options(), spread or Spread()
     backend = Backend(home, metrics, options)
+
+    async def start() -> None:
+        await backend.start()
+        spread.start()
+
+    async def stop() -> None:
+        await spread.stop()
+        await backend.stop()
+
     return App(
         Routes(backend).table(),
         keys,
         metrics,
-        start=backend.start,
-        stop=backend.stop,
+        start=start,
+        stop=stop,
         full=backend.line.full,
+        closes=spread.closes,
     )
 
 
@@ -85,16 +89,24 @@ def serve(
         if workers == 1:
             run(home.root, listener, keys, options)
         else:
-            _supervise(home.root, listener, keys, options, workers)
+            work = _Work(home.root, listener, keys, options)
+            Workers(work, workers, patience_s=GRACE_SECONDS + 5).run()
 
 
-def run(root: Path, listener: socket.socket, keys: Keys, options: Options | None = None) -> None:
-    """One server process on a bound socket."""
+def run(
+    root: Path,
+    listener: socket.socket,
+    keys: Keys,
+    options: Options | None = None,
+    spread: Spread | None = None,
+) -> None:
+    """One server process on a bound socket; spread: of one worker of several."""
+    spread = spread or Spread()
     try:
         import uvicorn
     except ImportError as error:
         raise MissingExtra("uvicorn", "serve", "the server") from error
-    app = application(Home(root), keys, options)
+    app = application(Home(root), keys, options, spread)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -110,7 +122,9 @@ def run(root: Path, listener: socket.socket, keys: Keys, options: Options | None
     if options is not None and options.access_log:
         _log_requests()
     with _quiet_ending(), contextlib.suppress(SystemExit):  # how uvicorn tells of a failed start
-        uvicorn.Server(config).run(sockets=[listener])
+        server = uvicorn.Server(config)
+        spread.follow(server.server_state.connections)
+        server.run(sockets=[listener])
     if app.failure is not None:
         raise app.failure
 
@@ -129,7 +143,7 @@ def _quiet_ending() -> Iterator[None]:
     uvicorn raises a caught signal again after its shutdown, for whoever called it; here nobody waits for it.
     """
     main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, lambda n, f: None) for number in _SIGNALS} if main else {}
+    before = {number: signal.signal(number, lambda n, f: None) for number in SIGNALS} if main else {}
     try:
         yield
     finally:
@@ -151,67 +165,18 @@ def _address(listener: socket.socket, host: str) -> str:
     return f"http://{shown}:{listener.getsockname()[1]}"
 
 
-def _supervise(
-    root: Path, listener: socket.socket, keys: Keys, options: Options | None, workers: int
-) -> None:
-    """Keep `workers` processes on one socket; a dead one is started again, a signal ends all of them.
+@dataclass(frozen=True)
+class _Work:
+    """What a worker process does; why it could not start goes to the log, for the one who supervises."""
 
-    They meet in the event store and in the files of the home, so an event that one acknowledged is in the
-    next answer of any.
-    """
-    context = multiprocessing.get_context("spawn")
-    stopping = False
+    root: Path
+    listener: socket.socket
+    keys: Keys
+    options: Options | None
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal stopping
-        stopping = True
-
-    before = {number: signal.signal(number, stop) for number in _SIGNALS}
-    running: list[SpawnProcess] = []
-    born: list[float] = []
-    failed = 0
-    try:
-        for _ in range(workers):
-            running.append(_start(context, (root, listener, keys, options)))
-            born.append(time.monotonic())
-        while not stopping:
-            time.sleep(0.1)
-            for place, process in enumerate(running):
-                if process.is_alive() or stopping:
-                    continue
-                failed = failed + 1 if time.monotonic() - born[place] < YOUNG_SECONDS else 0
-                if failed >= MOST_FAILED_STARTS:
-                    raise Unavailable(
-                        "the workers end as soon as they start", hint="the reason is in the log"
-                    )
-                log.error("worker %s ended with %s, starting another", process.pid, process.exitcode)
-                time.sleep(RESTART_SECONDS if failed else 0)
-                running[place], born[place] = (
-                    _start(context, (root, listener, keys, options)),
-                    time.monotonic(),
-                )
-    finally:
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.join(GRACE_SECONDS + 5)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-Work = tuple[Path, socket.socket, Keys, Options | None]
-
-
-def _start(context: multiprocessing.context.SpawnContext, work: Work) -> SpawnProcess:
-    process = context.Process(target=_work, args=work, daemon=True)
-    process.start()
-    return process
-
-
-def _work(root: Path, listener: socket.socket, keys: Keys, options: Options | None) -> None:
-    """A worker's life; why it could not start goes to the log, for the one who supervises."""
-    try:
-        run(root, listener, keys, options)
-    except SlipstreamError as error:
-        log.error("the worker cannot serve: %s", error)
-        sys.exit(error.exit_code)
+    def __call__(self, spread: Spread) -> None:
+        try:
+            run(self.root, self.listener, self.keys, self.options, spread)
+        except SlipstreamError as error:
+            log.error("the worker cannot serve: %s", error)
+            sys.exit(error.exit_code)
