@@ -2,11 +2,12 @@
 
     python benchmarks/paths.py --data DATA_FOLDER/ml-1m-kg [--board split] [--users 300]
 
-1. The path reasoner, one person at a time: scores of all items, the best ten, three paths for each (p50, p95,
-p99), and one explanation alone. 2. All people in batches. 3. The exact sum over simple paths of at most 3, 4 and
-5 hops on the plain graph (people, items, entities; all gammas 1), and at most 3 against
+1. The path reasoner, one person at a time: scores of all items, the best ten, three paths or groups of paths for
+each (p50, p95, p99), and one explanation alone. 2. All people in batches. 3. The exact sum over simple paths of at
+most 3, 4 and 5 hops on the plain graph (people, items, entities; all gammas 1), and at most 3 against
 `networkx.all_simple_paths`, which walks them one by one and counts the same paths. CPU time, one thread (set
-OPENBLAS_NUM_THREADS=1). Whether the paths are true is benchmarks/explanations.py's question.
+OPENBLAS_NUM_THREADS=1). SLIPSTREAM_KERNELS=numpy measures the reasoner without its kernel. Whether the paths are
+true is benchmarks/explanations.py's question.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from slipstream.graph.path_sums import PathSums
 from slipstream.graph.paths import best_paths
 from slipstream.graph.weighted_graph import WeightedGraph
 from slipstream.inference.retriever import top_k
+from slipstream.kernels import in_use
 from slipstream.models.kg.path_reasoner import PathReasoner
 from slipstream.models.recommender import FitContext
 from slipstream.models.validation import seen_mask
@@ -44,7 +46,7 @@ def main() -> None:
     print(
         f"machine: {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; python"
         f" {platform.python_version()}, numpy {np.__version__}, scipy {scipy.__version__}, networkx"
-        f" {networkx.__version__}; BLAS threads {os.environ.get('OPENBLAS_NUM_THREADS', 'default')}"
+        f" {networkx.__version__}; BLAS threads {os.environ.get('OPENBLAS_NUM_THREADS', 'default')}; kernels {in_use()}"
     )
     (arena,) = open_arenas(options.data, [options.board])
     wall, cpu = time.perf_counter(), time.process_time()

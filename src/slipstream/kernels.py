@@ -15,7 +15,7 @@ from types import ModuleType
 from slipstream.config import kernel_choice
 from slipstream.errors import ConfigError
 
-KERNELS = ("slipstream.inference._encoder", "slipstream.inference._scan")
+KERNELS = ("slipstream.graph._walk", "slipstream.inference._encoder", "slipstream.inference._scan")
 """All that there are: the module names of the `_*.c` files."""
 
 

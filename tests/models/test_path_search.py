@@ -11,12 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slipstream.dataset.queries import query_of
+from slipstream.kernels import built
 from slipstream.models.path_reasoning.attention import Starts, attention, starts_of
+from slipstream.models.path_reasoning.compiled import WALK, compiled_legs
 from slipstream.models.path_reasoning.frontier import Frontier
 from slipstream.models.path_reasoning.groups import MOST_NAMED, NAMED_FROM, best_groups
 from slipstream.models.path_reasoning.legs import EdgeLeg, FacetLeg
 from slipstream.models.path_reasoning.search import Found, best_paths
 
+KERNELS = ["numpy"] if built(WALK) is None else ["numpy", "auto"]
 ITEMS, FACETS = 6, 5
 WEIGHTS = [0.0, 0.25, 0.5, 1.0]  # few values: ties are everywhere
 Row = tuple[float, int, int, int, int]
@@ -76,23 +79,25 @@ worlds = st.tuples(straight, facets, facets, histories, st.sampled_from([0.0, 2.
 
 
 def world_of(
-    edges: list[float], out: list[float], back: list[float], history: list[int], memory: float
+    choice: str, edges: list[float], out: list[float], back: list[float], history: list[int], memory: float
 ) -> tuple[Frontier, list[list[Row]]]:
     """The frontier, and every path to each item, best first."""
     edge, facet = legs_of(edges, out, back, memory)
     starts = [starts_of(np.array(history, np.int32), ITEMS, m) for m in (0.0, memory)]
-    frontier = Frontier([(edge, starts[0]), (facet, starts[1])], ITEMS)
+    compiled = compiled_legs([edge, facet], ITEMS, choice)
+    frontier = Frontier([(edge, starts[0]), (facet, starts[1])], ITEMS, compiled)
     return frontier, [sorted(every_path(edge, facet, starts, item)) for item in range(ITEMS)]
 
 
+@pytest.mark.parametrize("choice", KERNELS)
 @settings(max_examples=120, deadline=None)
 @given(worlds, st.integers(1, 4))
 def test_the_best_paths_are_the_best_of_all(
-    world: tuple[list[float], list[float], list[float], list[int], float], limit: int
+    choice: str, world: tuple[list[float], list[float], list[float], list[int], float], limit: int
 ) -> None:
-    frontier, every = world_of(*world)
+    frontier, every = world_of(choice, *world)
     found = best_paths(frontier, np.arange(ITEMS), limit)
-    one_by_one = [best_paths(world_of(*world)[0], np.array([item]), limit) for item in range(ITEMS)]
+    one_by_one = [best_paths(world_of(choice, *world)[0], np.array([item]), limit) for item in range(ITEMS)]
     assert [row for alone in one_by_one for row in shown(alone)[0]] == [
         r for rows in shown(found) for r in rows
     ]
@@ -102,12 +107,13 @@ def test_the_best_paths_are_the_best_of_all(
         assert frontier.sums[item] == pytest.approx(found.total[item], abs=1e-12)
 
 
+@pytest.mark.parametrize("choice", KERNELS)
 @settings(max_examples=120, deadline=None)
 @given(worlds, st.integers(1, 4))
 def test_groups_add_up_and_the_one_of_each_kind_that_says_most_comes_first(
-    world: tuple[list[float], list[float], list[float], list[int], float], limit: int
+    choice: str, world: tuple[list[float], list[float], list[float], list[int], float], limit: int
 ) -> None:
-    frontier, every = world_of(*world)
+    frontier, every = world_of(choice, *world)
     groups = best_groups(frontier, np.arange(ITEMS), limit)
     edge, facet = legs_of(*world[:3], world[4])
     reach = [np.diff(edge.matrix.indptr), np.diff(facet.back.indptr)]
@@ -124,16 +130,15 @@ def test_groups_add_up_and_the_one_of_each_kind_that_says_most_comes_first(
         }
         leads = {k: max(said for key, said in says.items() if kind[key] == k) for k in kind.values()}
         got = groups[item]
-        keys = [(int(g.found.leg[g.rows[0]]), int(g.found.facet[g.rows[0]])) for g in got]
+        keys = [(g.rows[0][0], g.rows[0][2]) for g in got]
         assert len(set(keys)) == len(keys) == min(limit, len(by_group))
         assert [g.share for g in got] == pytest.approx([parts[key] / whole for key in keys], rel=1e-9)
         assert [g.share for g in got] == sorted((g.share for g in got), reverse=True)
         assert len({kind[key] for key in keys}) == min(limit, len(set(kind.values())))
         for key, group in zip(keys, got, strict=True):
-            scores = [-float(group.found.score[row]) for row in group.rows]
+            assert group.whole == pytest.approx(whole)
             named = [row for row in by_group[key] if row[0] <= NAMED_FROM * by_group[key][0][0]][:MOST_NAMED]
-            assert scores == [row[0] for row in named]
-            assert [int(group.found.start[row]) for row in group.rows] == [row[2] for row in named]
+            assert [(-row[7], row[0], row[1], row[2], row[3]) for row in group.rows] == named
         shown_first = {
             k: max(says[key] for key in keys if kind[key] == k) for k in {kind[key] for key in keys}
         }
@@ -144,7 +149,8 @@ def test_groups_add_up_and_the_one_of_each_kind_that_says_most_comes_first(
             )
 
 
-def test_a_telling_fact_is_shown_before_a_wide_one_and_shares_stay_true() -> None:
+@pytest.mark.parametrize("choice", KERNELS)
+def test_a_telling_fact_is_shown_before_a_wide_one_and_shares_stay_true(choice: str) -> None:
     """Item 5 shares its maker with item 0 alone and its decade with all but one; the decade carries more."""
     out, back = np.zeros((ITEMS, FACETS)), np.zeros((FACETS, ITEMS))
     maker, decade, everything = 0, 3, 4
@@ -152,13 +158,14 @@ def test_a_telling_fact_is_shown_before_a_wide_one_and_shares_stay_true() -> Non
     out[:5, decade], back[decade, [0, 1, 2, 3, 5]] = 0.5, 0.5
     out[:, everything], back[everything] = 1.0, 1.0
     _, facet = legs_of([0.0] * ITEMS**2, out.ravel().tolist(), back.ravel().tolist(), 0.0)
-    frontier = Frontier([(facet, starts_of(np.array([0, 1, 2, 3]), ITEMS, 0.0))], ITEMS)
+    starts = starts_of(np.array([0, 1, 2, 3]), ITEMS, 0.0)
+    frontier = Frontier([(facet, starts)], ITEMS, compiled_legs([facet], ITEMS, choice))
     parts = {maker: 0.25 * 0.25, decade: 0.25, everything: 1.0}
     whole = sum(parts.values())
 
     def told(limit: int) -> list[tuple[int, float]]:
         (groups,) = best_groups(frontier, np.array([5]), limit)
-        return [(int(g.found.facet[g.rows[0]]), g.share) for g in groups]
+        return [(g.rows[0][2], g.share) for g in groups]
 
     assert told(1) == [(maker, pytest.approx(parts[maker] / whole))]
     # of the other kind, the decade says more than what is true of everything: that says nothing

@@ -34,11 +34,12 @@ from slipstream.config import Settings
 from slipstream.dataset.queries import Queries
 from slipstream.dataset.vocabulary import Vocabulary
 from slipstream.models.path_reasoning.attention import Starts, attention, event_ranks, starts_of
+from slipstream.models.path_reasoning.compiled import CompiledLegs, compiled_legs
 from slipstream.models.path_reasoning.fitting import attributes_of, fit_reasoner
 from slipstream.models.path_reasoning.frontier import Frontier
 from slipstream.models.path_reasoning.groups import Group, best_groups
 from slipstream.models.path_reasoning.legs import EdgeLeg, FacetLeg
-from slipstream.models.path_reasoning.search import Found, best_paths
+from slipstream.models.path_reasoning.search import Row, best_paths
 from slipstream.models.path_reasoning.settings import PathReasonerSettings
 from slipstream.models.path_reasoning.walkable import Walkable
 from slipstream.models.recommender import (
@@ -109,15 +110,23 @@ class PathReasoner:
             found.append(_Start(fitted.preferences, people=True))
         return found
 
+    @cached_property
+    def _compiled(self) -> CompiledLegs | None:
+        return compiled_legs([start.leg for start in self._starts], len(self._items))
+
     def score(self, queries: Queries) -> ScoreMatrix:
         """[Q, I]: the sum over paths; NaN where there is none. O(events x edges per item) a query.
 
-        One query is walked (search.py); many are sparse products over all of them.
+        One query is walked (frontier.py); many go side by side: in the kernel, or as sparse products.
         """
         result = np.empty((len(queries), len(self._items)), np.float32)
         for first, part in queries.batches(_BATCH):
+            rows = slice(first, first + len(part))
+            if len(part) > 1 and self._compiled is not None:
+                result[rows] = self._compiled.scores([begin for _, begin in self._begin(part)])
+                continue
             total = self._frontier(part).sums[None, :] if len(part) == 1 else self._sums(part)
-            result[first : first + len(part)] = np.where(total > 0, total, np.nan)
+            result[rows] = np.where(total > 0, total, np.nan)
         return result
 
     def _sums(self, queries: Queries) -> NDArray[np.float64]:
@@ -160,10 +169,12 @@ class PathReasoner:
             return [[] for _ in items]
         found = best_paths(self._frontier(query.part(0, 1)), known, limit)
         ends = np.searchsorted(found.place, np.arange(len(known) + 1)).tolist()
-        names = _Names(self._items)
+        names, rows = _Names(self._items), found.rows()
         reasons = {
-            item: [self._reason(found, row, item, names) for row in range(begin, min(end, begin + limit))]
-            for item, begin, end in zip(known.tolist(), ends, ends[1:], strict=False)
+            item: [self._reason(row, whole, item, names) for row in rows[begin : min(end, begin + limit)]]
+            for item, whole, begin, end in zip(
+                known.tolist(), found.total.tolist(), ends, ends[1:], strict=False
+            )
         }
         return [list(reasons.get(int(item), ())) for item in items]
 
@@ -184,12 +195,11 @@ class PathReasoner:
         return np.array(sorted({int(i) for i in items if 0 <= i < len(self._items)}), np.int64)
 
     def _group(self, group: Group, item: int, names: _Names) -> PathGroup:
-        found, first = group.found, group.rows[0]
-        best = self._reason(found, first, item, names)
-        if self._starts[int(found.leg[first])].people:
+        leg = group.rows[0][0]
+        best = self._reason(group.rows[0], group.whole, item, names)
+        if self._starts[leg].people:
             return PathGroup(best, (), best.share)  # each attribute of a person is a reason of its own
-        others = [int(found.start[row]) for row in group.rows[1:]]
-        return PathGroup(best, tuple(names[number] for number in others), group.share)
+        return PathGroup(best, tuple(names[row[1]] for row in group.rows[1:]), group.share)
 
     def _frontier(self, query: Queries) -> Frontier:
         """What one asker can walk; kept, since the same one is usually scored and then explained."""
@@ -212,26 +222,25 @@ class PathReasoner:
             else:
                 starts = by_memory[memory] = starts_of(query.item, len(self._items), memory)
             legs.append((start.leg, starts))
-        return Frontier(legs, len(self._items))
+        return Frontier(legs, len(self._items), self._compiled)
 
-    def _reason(self, found: Found, row: int, item: int, names: _Names) -> PathReason:
-        """Names for one path that is shown."""
-        fitted, start = self._fitted, self._starts[int(found.leg[row])]
-        number, facet, end = int(found.start[row]), int(found.facet[row]), names[item]
+    def _reason(self, row: Row, whole: float, item: int, names: _Names) -> PathReason:
+        """Names for one path that is shown. whole: the sum over all paths to the item."""
+        leg, number, facet, _, first, second, third, score = row
+        fitted, start, end = self._fitted, self._starts[leg], names[item]
         if start.people:
             relation = fitted.people_relations[number]
             middle = fitted.entities[int(fitted.people_entities[number])]
         else:
             relation, middle = fitted.event_kind, names[number]
-        begin, score = Hop(VISITOR, relation, middle, float(found.first[row])), float(found.score[row])
-        second, third = float(found.second[row]), float(found.third[row])
+        begin = Hop(VISITOR, relation, middle, first)
         if isinstance(start.leg, EdgeLeg):
             hops: tuple[Hop, ...] = (begin, Hop(middle, start.leg.relation, end, second))
         else:
             there, back = start.leg.hop_names(facet)
             entity = fitted.entities[int(start.leg.facet_entity[facet])]
             hops = (begin, Hop(middle, there, entity, second), Hop(entity, back, end, third))
-        return PathReason(hops, score, score / float(found.total[found.place[row]]))
+        return PathReason(hops, score, score / whole)
 
     def exported_edges(self) -> pl.DataFrame:
         """head, relation, tail of every edge a path can walk, events and people's own attributes aside."""

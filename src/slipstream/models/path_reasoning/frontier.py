@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from slipstream.graph.weighted_graph import ranges
 from slipstream.models.path_reasoning.attention import Starts
+from slipstream.models.path_reasoning.compiled import CompiledLegs
 from slipstream.models.path_reasoning.legs import EdgeLeg, FacetLeg
 
 Floats = NDArray[np.float64]
@@ -47,13 +48,11 @@ class EdgeWalks:
     """An asker's walks over one relation to items."""
 
     def __init__(self, leg: EdgeLeg, starts: Starts) -> None:
-        self.leg = leg
-        self.all = Walks.along(leg.matrix, starts)
+        self.leg, self.starts = leg, starts
 
-    def reach(self, walk: Ints) -> Ints:
-        """How many items the starts of these walks lead to, each."""
-        start, ends = self.all.starts.node[self.all.row[walk]], self.leg.matrix.indptr
-        return np.asarray(ends[start + 1] - ends[start], np.int64)
+    @cached_property
+    def all(self) -> Walks:
+        return Walks.along(self.leg.matrix, self.starts)
 
     def sums(self, items: int) -> Floats:
         """[I]"""
@@ -94,10 +93,19 @@ class FacetWalks:
 
 
 class Frontier:
-    """All that one asker can walk. The order of the legs breaks ties."""
+    """All that one asker can walk. The order of the legs breaks ties.
 
-    def __init__(self, legs: Sequence[tuple[EdgeLeg | FacetLeg, Starts]], items: int) -> None:
-        self.legs, self.items = legs, items
+    compiled: the same legs for the kernel, which then does the walking; without it NumPy does.
+    """
+
+    def __init__(
+        self,
+        legs: Sequence[tuple[EdgeLeg | FacetLeg, Starts]],
+        items: int,
+        compiled: CompiledLegs | None = None,
+    ) -> None:
+        self.legs, self.items, self.compiled = legs, items, compiled
+        self.starts = [starts for _, starts in legs]
         self.walks: list[EdgeWalks | FacetWalks] = [
             EdgeWalks(leg, starts) if isinstance(leg, EdgeLeg) else FacetWalks(leg, starts)
             for leg, starts in legs
@@ -106,6 +114,8 @@ class Frontier:
     @cached_property
     def sums(self) -> Floats:
         """[I]: the sum over paths to each item."""
+        if self.compiled is not None:
+            return self.compiled.sums(self.starts)
         total = np.zeros(self.items)
         for walks in self.walks:
             total += walks.sums(self.items)
@@ -132,7 +142,7 @@ class Frontier:
 
     def _without(self, item: int) -> Frontier:
         legs = [(leg, s.without(item) if isinstance(leg, FacetLeg) else s) for leg, s in self.legs]
-        return Frontier(legs, self.items)
+        return Frontier(legs, self.items, self.compiled)
 
 
 def added(group: Ints, value: Floats, groups: int) -> Floats:

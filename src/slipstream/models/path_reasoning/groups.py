@@ -21,7 +21,7 @@ from slipstream.models.path_reasoning.frontier import Floats, Frontier, Ints, ad
 from slipstream.models.path_reasoning.search import (
     STRAIGHT,
     Columns,
-    Found,
+    Row,
     columns_sorted,
     facet_paths,
     pairs_to,
@@ -34,14 +34,14 @@ NAMED_FROM, MOST_NAMED = 0.25, 4
 
 @dataclass(frozen=True)
 class Group:
-    """rows: its best paths in `found`, at most MOST_NAMED, those that score at least NAMED_FROM of the best.
+    """rows: its best paths, at most MOST_NAMED, those that score at least NAMED_FROM of the best.
 
-    share: of the item's score, all of its paths together.
+    share: of `whole`, the item's score, all of its paths together.
     """
 
-    found: Found
-    rows: tuple[int, ...]
+    rows: tuple[Row, ...]
     share: float
+    whole: float
 
 
 def best_groups(frontier: Frontier, items: Ints, limit: int) -> list[list[Group]]:
@@ -54,8 +54,21 @@ def best_groups(frontier: Frontier, items: Ints, limit: int) -> list[list[Group]
     result: list[list[Group]] = [[] for _ in items]
     for places, part in frontier.parts(items):
         if len(places):
-            for place, groups in zip(places.tolist(), _groups(part, items[places], limit), strict=True):
+            for place, groups in zip(places.tolist(), _groups_to(part, items[places], limit), strict=True):
                 result[place] = groups
+    return result
+
+
+def _groups_to(frontier: Frontier, items: Ints, limit: int) -> list[list[Group]]:
+    if frontier.compiled is None:
+        return _groups(frontier, items, limit)
+    paths, shown = frontier.compiled.groups(frontier.starts, items, limit, NAMED_FROM, MOST_NAMED)
+    result: list[list[Group]] = [[] for _ in items]
+    first = 0
+    for place, count, share, whole in shown:
+        rows = tuple(path[1:] for path in paths[first : first + count])
+        result[place].append(Group(rows, share, whole))
+        first += count
     return result
 
 
@@ -66,12 +79,12 @@ def _groups(frontier: Frontier, items: Ints, limit: int) -> list[list[Group]]:
     together = added(by_leg, straight.score, len(items) * legs)
     used = np.flatnonzero(together)
     place, leg, total = used // max(1, legs), used % max(1, legs), together[used]
-    says = added(by_leg, straight.score * told(straight.reach, frontier.items), len(items) * legs)[used]
+    says = added(by_leg, straight.score * straight.tells, len(items) * legs)[used]
     facet, kind = np.full(len(used), -1), np.full(len(used), STRAIGHT)
     if facets is not None:
         pairs = pairs_to(facets[1], items)
         place, total = np.concatenate([place, pairs.place]), np.concatenate([total, pairs.total])
-        says = np.concatenate([says, pairs.total * told(pairs.reach, frontier.items)])
+        says = np.concatenate([says, pairs.total * pairs.tells])
         leg = np.concatenate([leg, np.full(len(pairs.place), facets[0])])
         facet, kind = np.concatenate([facet, pairs.facet]), np.concatenate([kind, pairs.kind])
     whole = added(place, total, len(items))
@@ -89,22 +102,17 @@ def _groups(frontier: Frontier, items: Ints, limit: int) -> list[list[Group]]:
         lowest[own] = NAMED_FROM * pairs.best[own]
         columns.append(facet_paths(*facets, pairs, lowest, MOST_NAMED))
     found = columns_sorted(columns, whole)
-    rows: dict[tuple[int, int, int], list[int]] = {}
-    for row, key in enumerate(
-        zip(found.place.tolist(), found.leg.tolist(), found.facet.tolist(), strict=True)
-    ):
-        rows.setdefault(key, []).append(row)
+    rows: dict[tuple[int, int, int], list[Row]] = {}
+    for at, row in zip(found.place.tolist(), found.rows(), strict=True):
+        rows.setdefault((at, row[0], row[2]), []).append(row)
     result: list[list[Group]] = [[] for _ in items]
     for number in chosen.tolist():
         at = int(place[number])
         paths = rows[at, int(leg[number]), int(facet[number])]
-        result[at].append(Group(found, tuple(paths[:MOST_NAMED]), float(total[number] / whole[at])))
+        result[at].append(
+            Group(tuple(paths[:MOST_NAMED]), float(total[number] / whole[at]), float(whole[at]))
+        )
     return result
-
-
-def told(reach: Ints, items: int) -> Floats:
-    """How much it tells, in nats, to be one of the `reach` among all items. See the top of the file."""
-    return np.log(items / np.maximum(reach, 1))
 
 
 def _chosen(

@@ -49,6 +49,11 @@ class EdgeLeg:
     def sums(self, starts: sp.csr_matrix) -> Floats:
         return np.asarray((starts @ self.matrix).toarray())
 
+    @cached_property
+    def tells(self) -> Floats:
+        """[S]: what a hop from each start tells, see groups.py."""
+        return _information(self.matrix)
+
     def scaled(self, factor: float) -> EdgeLeg:
         return EdgeLeg(self.relation, sp.csr_matrix(self.matrix * factor), self.memory)
 
@@ -94,7 +99,7 @@ class FacetLeg:
 
         at: where in `sums` the start `item` of this `weight` stands.
         """
-        sums[at] -= weight * self._around[item]
+        sums[at] -= weight * self.around[item]
         sums[sums < _ROUNDING] = 0.0
 
     def _steps(self, at_facets: sp.csr_matrix) -> int:
@@ -116,7 +121,12 @@ class FacetLeg:
         return matrix
 
     @cached_property
-    def _around(self) -> Floats:
+    def tells(self) -> Floats:
+        """[F]: what a hop from each facet tells, see groups.py."""
+        return _information(self.back)
+
+    @cached_property
+    def around(self) -> Floats:
         """[I]: the walks from an item over an entity back to it."""
         return np.asarray(self.out.multiply(self.to_items).sum(axis=1)).ravel()
 
@@ -173,6 +183,11 @@ class FacetLeg:
             artifact.array(f"{name}.entity"),
             memory,
         )
+
+
+def _information(hops: sp.csr_matrix) -> Floats:
+    """[rows]: log(I / n) where a row leads to n of the I columns."""
+    return np.asarray(np.log(hops.shape[1] / np.maximum(np.diff(hops.indptr), 1)), np.float64)
 
 
 def write_matrix(writer: ArtifactWriter, name: str, matrix: sp.csr_matrix) -> None:

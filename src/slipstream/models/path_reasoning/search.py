@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from slipstream.graph.weighted_graph import ranges
+from slipstream.models.path_reasoning.compiled import PATH
 from slipstream.models.path_reasoning.frontier import (
     EdgeWalks,
     FacetWalks,
@@ -28,6 +29,9 @@ from slipstream.models.path_reasoning.frontier import (
 
 Columns = tuple[Any, Any, Any, Any, Any, Any, Any, Any, Any]
 """The arrays of `Found`, but for `total`."""
+
+Row = tuple[int, int, int, int, float, float, float, float]
+"""One path as `Found` has it: leg, start, facet, kind, the three gammas, score."""
 
 STRAIGHT = 0
 """The kind of paths without an entity: what people do together. Facets have kinds of their own above it."""
@@ -51,6 +55,19 @@ class Found:
     score: Floats  # [P]
     total: Floats  # [T]
 
+    def rows(self) -> list[Row]:
+        columns = (
+            self.leg,
+            self.start,
+            self.facet,
+            self.kind,
+            self.first,
+            self.second,
+            self.third,
+            self.score,
+        )
+        return list(zip(*(column.tolist() for column in columns), strict=True))
+
 
 @dataclass(frozen=True)
 class Straight:
@@ -59,7 +76,7 @@ class Straight:
     place: Ints
     leg: Ints
     walk: Ints
-    reach: Ints  # items that the start leads to
+    tells: Floats
     score: Floats
 
 
@@ -73,7 +90,7 @@ class Pairs:
     best: Floats  # the score of the pair's best path
     total: Floats  # the sum over the pair's paths
     kind: Ints
-    reach: Ints  # items that the facet leads to
+    tells: Floats
     walks: Walks
     arriving: Ints  # numbers of those walks that come to any of the facets
 
@@ -84,6 +101,8 @@ def best_paths(frontier: Frontier, items: Ints, limit: int) -> Found:
     columns: list[Columns] = []
     for places, part in frontier.parts(items):
         found = _search(part, items[places], limit)
+        if len(places) == len(items):
+            return found
         total[places] = found.total
         rest = (found.leg, found.start, found.facet, found.kind, found.first, found.second, found.third)
         columns.append((places[found.place], *rest, found.score))
@@ -91,6 +110,12 @@ def best_paths(frontier: Frontier, items: Ints, limit: int) -> Found:
 
 
 def _search(frontier: Frontier, items: Ints, limit: int) -> Found:
+    if frontier.compiled is not None:
+        paths, total = frontier.compiled.paths(frontier.starts, items, limit)
+        place, leg, start, facet, kind, first, second, third, score = (
+            paths[name] for name in PATH.names or ()
+        )
+        return Found(place, leg, start, facet, kind, first, second, third, score, total)
     straight, facets = straight_to(frontier, items), frontier.facets
     total = added(straight.place, straight.score, len(items))
     if facets is None:
@@ -107,12 +132,13 @@ def _search(frontier: Frontier, items: Ints, limit: int) -> Found:
 def straight_to(frontier: Frontier, items: Ints) -> Straight:
     mark = np.zeros(frontier.items, bool)
     mark[items] = True
-    parts = [(_NONE, _NONE, _NONE, _NONE, np.zeros(0))]
+    parts = [(_NONE, _NONE, _NONE, np.zeros(0), np.zeros(0))]
     for number, walks in enumerate(frontier.walks):
         if isinstance(walks, EdgeWalks):
             hit = np.flatnonzero(mark[walks.all.head])
             place = np.searchsorted(items, walks.all.head[hit])
-            parts.append((place, np.full(len(hit), number), hit, walks.reach(hit), walks.all.score[hit]))
+            tells = walks.leg.tells[walks.starts.node[walks.all.row[hit]]]
+            parts.append((place, np.full(len(hit), number), hit, tells, walks.all.score[hit]))
     return Straight(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
@@ -132,8 +158,8 @@ def pairs_to(walks: FacetWalks, items: Ints) -> Pairs:
     best = peak[facet] * back
     met = np.flatnonzero(best)
     place, facet, back = place[met], facet[met], back[met]
-    kind, reach = leg.facet_kind[facet] + (STRAIGHT + 1), leg.back.indptr[facet + 1] - leg.back.indptr[facet]
-    return Pairs(place, facet, back, best[met], arrived[facet] * back, kind, reach, near, arriving)
+    kind, total = leg.facet_kind[facet] + (STRAIGHT + 1), arrived[facet] * back
+    return Pairs(place, facet, back, best[met], total, kind, leg.tells[facet], near, arriving)
 
 
 def _floors(place: Ints, score: Floats, items: int, limit: int) -> Floats:
@@ -173,7 +199,7 @@ def facet_paths(
     low, high = (np.searchsorted(there, pairs.facet[kept], side=side) for side in ("left", "right"))
     walk, pair = walk[ranges(low, high)], np.repeat(kept, high - low)
     score = walks.score[walk] * pairs.back[pair]
-    good = np.flatnonzero(score >= lowest[pair])
+    good = np.flatnonzero((score >= lowest[pair]) & (score > 0))
     if most is not None and len(good) > most:
         good = good[np.lexsort((-score[good], pair[good]))]
         own = pair[good]
