@@ -7,8 +7,9 @@ with three paths for each item. Checked: every hop is an edge of the exported gr
 person's history; no hop is an event of the test; asked again, and fitted again with the same seed, it says the
 same; the scores of all paths add up to the score. Measured: the share that the best three carry, how many items
 share the facts that are named, and comprehensiveness: how far an item falls in the person's list when the edges of
-its three paths are taken out of the graph, beside three other paths to the same item at random (of the same
-relations where there are such, else any), paired over people.
+its three paths are taken out of the graph, beside those of three other paths to the same item, of equal relations and
+degree: for each path one at random of the five unshown ones of its relation whose entity (or start, where the hop to
+the item is straight) has the nearest number of items; of any relation where there is none. Paired over people.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ from slipstream.evaluation.arena import Arena, open_arenas
 from slipstream.evaluation.intervals import paired_interval
 from slipstream.inference.retriever import top_k
 from slipstream.models.kg.path_reasoner import VISITOR, PathReasoner
+from slipstream.models.path_reasoning.legs import EdgeLeg
 from slipstream.models.path_reasoning.search import STRAIGHT, Found, best_paths
 from slipstream.models.recommender import FitContext, PathReason, refit
 from slipstream.models.validation import seen_mask
 
-SHOWN, EVERY = 3, 1_000_000
+SHOWN, NEAREST, EVERY = 3, 5, 1_000_000
 Floats = NDArray[np.float64]
 
 
@@ -158,21 +160,38 @@ def _falls(
     frontier = model._frontier(query)
     found, sums = best_paths(frontier, np.array([item]), EVERY), frontier.sums
     best = np.arange(min(SHOWN, len(found.score)))
-    others = _alike(found, best, rng)
+    others = _alike(found, best, _degrees(model, found), rng)
     ranks = [
         _rank(_without(model, found, rows, item, sums), item, excluded) for rows in (best[:0], best, others)
     ]
     return float(ranks[1] - ranks[0]), float(ranks[2] - ranks[0])
 
 
-def _alike(found: Found, best: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """For each shown path another at random: of its kind where there is one left, else any left."""
+def _degrees(model: PathReasoner, found: Found) -> NDArray[np.int64]:
+    """[P]: how many items the last node before the item leads to."""
+    degree = np.zeros(len(found.score), np.int64)
+    for number, start in enumerate(model._starts):
+        mine = np.flatnonzero(found.leg == number)
+        matrix, node = (
+            (start.leg.matrix, found.start)
+            if isinstance(start.leg, EdgeLeg)
+            else (start.leg.back, found.facet)
+        )
+        degree[mine] = np.diff(matrix.indptr)[node[mine]]
+    return degree
+
+
+def _alike(
+    found: Found, best: NDArray[np.int64], degree: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """For each shown path another at random: see the top of the file."""
     left = set(range(len(best), len(found.score)))
     chosen: list[int] = []
     for row in best.tolist():
         pool = [r for r in left if found.kind[r] == found.kind[row]] or list(left)
         if pool:
-            chosen.append(int(rng.choice(sorted(pool))))
+            nearest = sorted(pool, key=lambda r: (abs(int(degree[r] - degree[row])), r))[:NEAREST]
+            chosen.append(int(rng.choice(nearest)))
             left.discard(chosen[-1])
     return np.array(chosen, np.int64)
 
@@ -223,7 +242,7 @@ def _told(tally: Tally) -> None:
     fall, random = np.array(tally.fall), np.array(tally.fall_at_random)
     gap = paired_interval(fall, random)
     print(
-        f"places an item falls: {fall.mean():.1f} without the shown edges, {random.mean():.1f} without others;"
+        f"places an item falls: {fall.mean():.1f} without the shown edges, {random.mean():.1f} without others of equal degree;"
         f" difference {gap.mean:.1f} [{gap.low:.1f}, {gap.high:.1f}]"
     )
 
