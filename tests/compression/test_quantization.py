@@ -15,6 +15,8 @@ from slipstream.compression.quantization import RUNGS, compressed, pack
 from slipstream.errors import BadInput, CorruptArtifact
 from slipstream.inference.packed_weights import GROUP, Packed, total_bytes
 
+FEW_ITEMS = RUNGS[:4]  # those that a catalogue of any size can have
+
 matrices = arrays(
     np.float32,
     st.tuples(st.integers(0, 5), st.integers(1, 70)),
@@ -134,7 +136,7 @@ def model(request: pytest.FixtureRequest):
     return Transformer.fit(TrainingData(data), settings, FitContext(seed=1)), data
 
 
-@pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
+@pytest.mark.parametrize("rung", FEW_ITEMS, ids=lambda rung: rung.name)
 def test_a_compressed_model_is_its_unpacked_weights_also_after_a_save(model, rung, tmp_path: Path) -> None:
     from slipstream.artifacts import open_artifact, writing
     from slipstream.dataset.queries import queries_of
@@ -173,7 +175,7 @@ def test_every_matrix_has_a_role_and_a_rung_is_smaller_than_the_one_before(model
     full, _ = model
     wide = {name for name, w in full.weights().items() if w.ndim == 2 and "relative_bias" not in name}
     assert set(full.weight_roles()) == wide
-    sizes = [total_bytes(compressed(full, rung).packed) for rung in RUNGS]
+    sizes = [total_bytes(compressed(full, rung).packed) for rung in FEW_ITEMS]
     assert sizes[0] == sum(w.nbytes for w in full.weights().values())
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[2] < 0.4 * sizes[0]

@@ -47,6 +47,8 @@ def test_the_ladder_is_priced_from_a_folder_to_files(tmp_path: Path) -> None:
         assert rung["release_bytes"] > 0
         assert rung["exact"] is (name in ("float32", "int8_certified"))
         assert 0 <= rung["overlap@10"] <= 1
+    assert written["left_out"] == {"codes": "40 items are fewer than the 256 of a code book"}
+    assert "codes is left out: 40 items" in done.stdout
     assert written["users"] == 60
     assert rungs["float32"]["ndcg"] > 0.25  # the ring is there to be learned
     certified = rungs["int8_certified"]

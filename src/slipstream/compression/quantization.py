@@ -17,12 +17,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from slipstream.compression.product_codes import product_codes
 from slipstream.errors import BadInput
 from slipstream.inference.item_index import quantised
-from slipstream.inference.packed_weights import GROUP, ZERO, Form, Packed
+from slipstream.inference.packed_weights import CENTROIDS, GROUP, ZERO, Form, Packed
 from slipstream.models.recommender import Compressible, WeightRole
 
-LARGEST = {"float32": 3.4e38, "bfloat16": 3.38e38, "int8": 1e15, "int4": 7 * 65_000.0}
+LARGEST = {"float32": 3.4e38, "bfloat16": 3.38e38, "int8": 1e15, "int4": 7 * 65_000.0, "codes": 6e4}
 """Of a weight: its scale, or itself, must be a finite number of the form. Beyond 1e15 nothing has a score."""
 
 
@@ -40,8 +41,16 @@ RUNGS = (
     Rung("bf16", "bfloat16", "bfloat16"),
     Rung("int8", "int8", "int8"),
     Rung("int4", "int4", "int8"),
+    Rung("codes", "codes", "int8"),
 )
 """From the largest to the smallest."""
+
+
+def left_out(model: Compressible) -> dict[str, str]:
+    """The rungs that this model is too small for, and why."""
+    items = len(model.item_vectors())
+    why = f"{items:,} items are fewer than the {CENTROIDS} of a code book"
+    return {rung.name: why for rung in RUNGS if rung.items == "codes" and items < CENTROIDS}
 
 
 def compressed(model: Compressible, rung: Rung) -> Compressible:
@@ -74,6 +83,8 @@ def pack(values: NDArray[np.float32], form: Form, *, turned: bool = False) -> Pa
         )
     if form == "float32":
         return Packed(form, values)
+    if form == "codes":
+        return product_codes(values)
     if form == "bfloat16":
         return Packed(form, _upper_half(values))
     rows = (values.T if turned else values).astype(np.float64)

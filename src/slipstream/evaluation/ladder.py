@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.artifacts import open_artifact, writing
-from slipstream.compression.quantization import RUNGS, packed_weights
+from slipstream.compression.quantization import RUNGS, left_out, packed_weights
 from slipstream.dataset.queries import Holdout, Queries
 from slipstream.dataset.vocabulary import Vocabulary
 from slipstream.errors import UsageError
@@ -101,10 +101,15 @@ class Served:
 
 
 def ladder(name: str, model: Compressible, asked: Asked) -> list[Served]:
-    """float32 by NumPy alone, the same with its int8 copy searched, then fewer and fewer bits."""
-    roles = model.weight_roles()
+    """float32 by NumPy alone, the same with its int8 copy searched, then fewer and fewer bits.
+
+    Rungs that the model is too small for are not there (`left_out` says why).
+    """
+    roles, without = model.weight_roles(), left_out(model)
     rungs = []
     for rung in RUNGS:
+        if rung.name in without:
+            continue
         packed = packed_weights(model.weights(), roles, rung)
         small = model if rung.name == FLOAT32 else model.with_weights(packed)
         items = sum(p.nbytes for n, p in packed.items() if roles.get(n) == "items")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from slipstream.cluster.threads import blas_threads
+from slipstream.compression.quantization import left_out
 from slipstream.config import Progress, silent, thread_count
 from slipstream.dataset.queries import Queries
 from slipstream.errors import UsageError
@@ -47,12 +48,14 @@ class Price:
     users: int
     rungs: tuple[Priced, ...]
     levers: tuple[Lever, ...]
+    left_out: dict[str, str]  # rungs that the model is too small for, and why
 
     def to_json(self) -> dict[str, Any]:
         return vars(self.of) | {
             "users": self.users,
             "rungs": [rung.to_json() for rung in self.rungs],
             "levers": [dict(vars(lever)) for lever in self.levers],
+            "left_out": self.left_out,
         }
 
 
@@ -98,7 +101,7 @@ def price_of(model: Compressible, asked: Asked, of: Of, train_cpu_s: float) -> P
     rungs = ladder(of.model, model, asked)
     priced = measured(rungs, asked, train_cpu_s)
     levers = _levers(rungs, asked.holdout.queries)
-    return Price(of, len(asked.holdout), priced, levers)
+    return Price(of, len(asked.holdout), priced, levers, left_out(model))
 
 
 def _levers(rungs: list[Served], queries: Queries) -> tuple[Lever, ...]:

@@ -25,7 +25,8 @@ def price_tables(found: Price) -> list[Table]:
             f"{found.of.model} on {found.of.data}, board {found.of.board}: {found.users:,} users",
             SIZE_COLUMNS,
             tuple(_size_row(rung, full) for rung in found.rungs),
-            "release: the folder of model and vocabularies. resident: with search copy and float32 layers.",
+            "release: the folder of model and vocabularies. resident: with search copy and float32 layers."
+            + "".join(f" {name} is left out: {why}." for name, why in found.left_out.items()),
         ),
         Table(
             "what it costs",

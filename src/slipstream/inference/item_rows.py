@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from slipstream.inference.packed_weights import Form, Packed
 
 PART = 1 << 14  # rows that are float32 at a time: 16 MB at 256 numbers
-FORMS: tuple[Form, ...] = ("float32", "bfloat16", "int8", "int4")
+FORMS: tuple[Form, ...] = ("float32", "bfloat16", "int8", "int4", "codes")
 """By their number in packed_rows.h."""
 
 

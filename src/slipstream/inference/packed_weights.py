@@ -17,9 +17,10 @@ from safetensors.numpy import load_file, save_file
 from slipstream.artifacts import Artifact, ArtifactWriter
 from slipstream.errors import CorruptArtifact
 
-Form = Literal["float32", "bfloat16", "int8", "int4"]
+Form = Literal["float32", "bfloat16", "int8", "int4", "codes"]
 GROUP = 32  # numbers of a row that share a scale in int4
 ZERO = 8  # what 0 is among the 16 codes of int4
+BOOKS, CENTROIDS = 8, 256  # of product codes: bytes of a row, and what a byte may name
 PACKING = "packing"
 
 
@@ -29,13 +30,14 @@ class Packed:
 
     float32: codes as they are. bfloat16: uint16, the upper halves of float32. int8: int8 [R, C] and a float32
     scale per row [R]. int4: uint8 [R, G · 16], two codes a byte, the first in the low bits, and a float16
-    scale per group of 32 [R, G], G = C / 32 rounded up.
+    scale per group of 32 [R, G], G = C / 32 rounded up. codes: uint8 [R, 8], each the number of a centroid in
+    its book; `scale` holds the books, float16 [8, 256, C / 8 rounded up]; a row is eight centroids in a row.
     """
 
     form: Form
     codes: NDArray[Any]
     scale: NDArray[Any] | None = None
-    columns: int = 0  # C, of int4 only: its last group may be part empty
+    columns: int = 0  # C, of int4 and codes only: their last part may be part empty
     turned: bool = False
 
     @property
@@ -57,6 +59,10 @@ class Packed:
         if self.form == "bfloat16":
             return (codes.astype(np.uint32) << 16).view(np.float32)
         assert self.scale is not None  # noqa: S101 - `checked` at every door
+        if self.form == "codes":
+            centroids = self.scale[np.arange(BOOKS), codes].astype(np.float32)
+            beside = centroids.reshape(*codes.shape[:-1], BOOKS * self.scale.shape[2])
+            return np.asarray(beside[..., : self.columns])
         scale = self.scale[index]
         if self.form == "int8":
             return np.asarray(codes * scale[..., None])
@@ -75,7 +81,13 @@ class Packed:
         codes, scale = self.codes, self.scale
         if self.form in ("float32", "bfloat16"):
             return scale is None and codes.dtype == (np.float32 if self.form == "float32" else np.uint16)
-        if scale is None or codes.ndim != 2 or not (np.isfinite(scale) & (scale >= 0)).all():
+        if scale is None or codes.ndim != 2 or not np.isfinite(scale).all():
+            return False
+        if self.form == "codes":
+            books = (BOOKS, CENTROIDS, -(-self.columns // BOOKS))
+            kinds = codes.dtype == np.uint8 and scale.dtype == np.float16
+            return kinds and self.columns > 0 and codes.shape[1] == BOOKS and scale.shape == books
+        if not (scale >= 0).all():
             return False
         if self.form == "int8":
             return codes.dtype == np.int8 and scale.dtype == np.float32 and scale.shape == codes.shape[:1]

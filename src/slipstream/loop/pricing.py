@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slipstream.cluster.threads import blas_threads
+from slipstream.compression.quantization import left_out
 from slipstream.config import Home
 from slipstream.dataset.snapshot import Snapshot
 from slipstream.dataset.validation import hold_out_last
@@ -46,6 +47,8 @@ def within_budget(home: Home, name: str, budget: Budget, narrator: Narrator) -> 
         rungs = ladder(name, model, asked)
         priced = measured(rungs, asked, meta["cpu_s"])
     table = budget_table(priced, budget)
+    for left, why in left_out(model).items():
+        narrator.line(f"{left} is left out: {why}")
     narrator.table(table.title, table.columns, plain_rows(table, joint=" "))
     choice = choose(priced, budget)
     chosen = next(rung.model for rung in rungs if rung.name == choice.rung.name)
