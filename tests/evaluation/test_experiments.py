@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from slipstream.errors import UsageError
 from slipstream.evaluation.estimates import ratio_estimate
 from slipstream.evaluation.experiments import (
-    Experiment,
     credit,
     detectable_effect,
     plan,
@@ -18,6 +17,7 @@ from slipstream.evaluation.experiments import (
     sample_ratio,
     team_draft,
 )
+from slipstream.recommend.experiment import Experiment
 
 USERS = [f"user {n}" for n in range(12_000)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -57,10 +58,21 @@ def test_what_was_written_is_read_by_the_next_process(path: Path) -> None:
         assert store.served(NOW + 1)["request_id"].to_list() == ["q3"]
     assert served.schema == SERVED_SCHEMA
     assert feedback.schema == FEEDBACK_SCHEMA
-    assert served.row(0) == ("q1", person_of("ann"), NOW, "r1", "", "model", ["a", "b"], [1.0, 0.75])
+    assert served.row(0) == ("q1", person_of("ann"), NOW, "r1", "", "model", ["a", "b"], [1.0, 0.75], [])
     assert served.row(1)[1] == NOBODY
     assert served["items"].to_list()[1:] == [[], ["a", "b"]]
     assert feedback.row(0) == ("e1", person_of("ann"), "q1", "a", "click", 2.5, NOW + 1, "")
+
+
+def test_propensities_are_kept_also_beside_answers_of_a_version_without_them(path: Path) -> None:
+    with SqliteImpressionStore(path) as store:
+        store.append([answer("q1")], [], now_us=NOW)
+        with store._connections.writing() as db:  # as it was before there was the column
+            db.execute(f"ALTER TABLE served_{NOW // DAY_US:08d} DROP COLUMN propensities")
+        assert store.served()["propensities"].to_list() == [[]]
+    with SqliteImpressionStore(path) as store:
+        store.append([replace(answer("q2"), propensities=(1.0, 0.125))], [], now_us=NOW)
+        assert store.served()["propensities"].to_list() == [[], [1.0, 0.125]]
 
 
 def test_an_empty_store_has_the_shapes(path: Path) -> None:

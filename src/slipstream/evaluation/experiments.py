@@ -1,4 +1,4 @@
-"""Experiments: who sees which arm, whether the split is sound, how long it must run, and interleaving.
+"""Experiments: whether the split is sound, how long it must run, and interleaving.
 
 Knows nothing of where the numbers come from. Sources are named at each function; the intervals that may be
 looked at every day are in `estimates`.
@@ -17,42 +17,11 @@ from scipy.special import chdtrc, ndtri
 from slipstream.errors import UsageError
 from slipstream.evaluation.estimates import Estimate, normal_quantile, ratio_estimate, sums_by_user
 from slipstream.evaluation.intervals import LEVEL
-from slipstream.randomness import derive
+from slipstream.recommend.experiment import Experiment
 
 POWER = 0.8
 MISMATCH = 0.001
 """A sample ratio this unlikely is a fault in the split or the log, not chance (Fabijan et al. 2019)."""
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """Arms by name with their weights, which need not add up to 1. `salt` makes another split of the people.
-
-    A user's arm is the one with the least −ln(u) ÷ weight, u a hash of (salt, name, arm, user) in (0, 1):
-    weighted rendezvous hashing. So the arm depends on nothing else, two experiments split independently, and
-    an arm that is removed in the middle moves only its own people.
-    """
-
-    name: str
-    arms: Mapping[str, float]
-    salt: str = ""
-
-    def __post_init__(self) -> None:
-        if not self.arms or not all(math.isfinite(w) and w > 0 for w in self.arms.values()):
-            raise UsageError(f"experiment {self.name!r} needs arms with weights above 0, got {self.arms}")
-
-    def arm_of(self, user_id: str) -> str:
-        """The user's arm, the same everywhere and always; about 2 µs for each arm."""
-        return min(self.arms, key=lambda arm: self._race(arm, user_id))
-
-    def _race(self, arm: str, user_id: str) -> float:
-        point = (derive(0, "experiment", self.salt, self.name, arm, user_id) + 0.5) / 2.0**63
-        return -math.log(point) / self.arms[arm]
-
-    def shares(self) -> dict[str, float]:
-        """The part of the people that each arm should get; together 1."""
-        total = sum(self.arms.values())
-        return {arm: weight / total for arm, weight in self.arms.items()}
 
 
 @dataclass(frozen=True)

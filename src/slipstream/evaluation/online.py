@@ -84,6 +84,27 @@ def measure(
     return [_earned(group, lists, (names == group).to_numpy(), k, possible) for group in groups]
 
 
+def choices_left_to_chance(served: pl.DataFrame, attributed: Attributed) -> pl.DataFrame:
+    """One row for each place that was drawn (`recommend.exploration`): what `evaluate_policy` asks for.
+
+    Columns: request_id, person, arm, item_id, place (0 = first), propensity, reward (1.0 with an event).
+    """
+    rows = served.unique("request_id", keep="first", maintain_order=True).filter(
+        pl.col("propensities").list.len() > 0
+    )
+    wide = rows.select("request_id", "person", "arm", item_id="items", propensity="propensities")
+    each = wide.explode("item_id", "propensity").with_columns(
+        place=pl.int_range(pl.len()).over("request_id").cast(pl.UInt32)
+    )
+    clicked = attributed.events.select("request_id", "place").unique().with_columns(reward=pl.lit(1.0))
+    return (
+        each.filter(pl.col("propensity") < 1)
+        .join(clicked, on=["request_id", "place"], how="left", maintain_order="left")
+        .with_columns(pl.col("reward").fill_null(0.0), pl.col("propensity").cast(pl.Float64))
+        .select("request_id", "person", "arm", "item_id", "place", "propensity", "reward")
+    )
+
+
 def _day(answers: pl.DataFrame) -> pl.Series:
     return pl.Series([time_text(time_us)[:10] for time_us in answers["time_us"].to_list()], dtype=pl.String)
 

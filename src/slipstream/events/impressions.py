@@ -36,6 +36,7 @@ SERVED_SCHEMA = pl.Schema(
         "tier": pl.String(),
         "items": pl.List(pl.String()),  # as shown, best first
         "scores": pl.List(pl.Float32()),
+        "propensities": pl.List(pl.Float32()),  # how likely each item was in its place; empty: all certain
     }
 )
 FEEDBACK_SCHEMA = pl.Schema(

@@ -33,7 +33,10 @@ _LAYOUT = Layout(
         "PRAGMA user_version = 1",
     ),
 )
-_SERVED = "person INTEGER, time_us INTEGER, request_id, release TEXT, arm TEXT, tier TEXT, items, scores"
+_SERVED = (
+    "person INTEGER, time_us INTEGER, request_id, release TEXT, arm TEXT, tier TEXT, items, scores, "
+    "propensities"
+)
 _FEEDBACK = "person INTEGER, time_us INTEGER, event_id, request_id, item_id, kind TEXT, value REAL, context"
 _PRIVATE = {"served": ("request_id", "items"), "feedback": ("event_id", "request_id", "item_id", "context")}
 _TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB ? ORDER BY name"
@@ -44,7 +47,7 @@ _REMEMBERED_US = HOUR_US  # longer than any writer holds rows back
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """One answer. items and scores: as shown, best first."""
+    """One answer. items and scores: as shown, best first. propensities: empty where all are certain."""
 
     request_id: str
     person: int
@@ -54,6 +57,7 @@ class Served:
     tier: str
     items: Sequence[str]
     scores: Sequence[float]
+    propensities: Sequence[float] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,7 @@ class SqliteImpressionStore:
     def __init__(self, path: Path | str, *, wait_s: float = 20.0) -> None:
         self.path = Path(path)
         self._connections = Connections(self.path, wait_s=wait_s, layout=_LAYOUT)
+        self._wide: set[str] = set()
 
     def append(self, served: Iterable[Served], feedback: Iterable[Feedback], *, now_us: int) -> None:
         """Keep rows; durable when this returns. About 10 us a row and one fsync.
@@ -91,16 +96,26 @@ class SqliteImpressionStore:
                 if rows:
                     table = f"{name}_{day:08d}"
                     db.execute(f"CREATE TABLE IF NOT EXISTS {table}({columns})")
-                    db.executemany(f"INSERT INTO {table} VALUES(?, ?, ?, ?, ?, ?, ?, ?)", rows)
+                    self._widen(db, table, len(rows[0]))
+                    places = ", ".join("?" * len(rows[0]))
+                    db.executemany(f"INSERT INTO {table} VALUES({places})", rows)
+
+    def _widen(self, db: Connection, table: str, width: int) -> None:
+        """Today's table may have been made by a version that knew of no propensities."""
+        if table in self._wide:
+            return
+        if len(db.execute(f"PRAGMA table_info({table})").fetchall()) < width:
+            db.execute(f"ALTER TABLE {table} ADD COLUMN propensities")
+        self._wide.add(table)
 
     def served(self, since_us: int = 0) -> pl.DataFrame:
         """Answers since a moment, in SERVED_SCHEMA, in the order in which they were written."""
-        rows = list(self._rows("served", since_us))
-        columns = list(zip(*rows, strict=True)) if rows else [()] * 8
-        person, time_us, request_id, release, arm, tier, items, scores = columns
+        rows = [row if len(row) == 9 else (*row, None) for row in self._rows("served", since_us)]
+        columns = list(zip(*rows, strict=True)) if rows else [()] * 9
+        person, time_us, request_id, release, arm, tier, items, scores, chances = columns
         lists = [text.split("\x00") if text else [] for text in items]
-        numbers = [struct.unpack(f"<{len(blob) // 4}f", blob) for blob in scores]
-        data = [request_id, person, time_us, release, arm, tier, lists, numbers]
+        numbers = [[_unpacked(blob) for blob in column] for column in (scores, chances)]
+        data = [request_id, person, time_us, release, arm, tier, lists, *numbers]
         return pl.DataFrame(dict(zip(SERVED_SCHEMA, data, strict=True)), schema=SERVED_SCHEMA)
 
     def feedback(self, since_us: int = 0) -> pl.DataFrame:
@@ -167,8 +182,17 @@ def _tables(db: Connection, name: str) -> list[str]:
 
 
 def _served_row(row: Served) -> tuple[object, ...]:
-    items, scores = "\x00".join(row.items), struct.pack(f"<{len(row.scores)}f", *row.scores)
-    return row.person, row.time_us, row.request_id, row.release, row.arm, row.tier, items, scores
+    facts = row.person, row.time_us, row.request_id, row.release, row.arm, row.tier
+    chances = _packed(row.propensities) if row.propensities else None
+    return *facts, "\x00".join(row.items), _packed(row.scores), chances
+
+
+def _packed(numbers: Sequence[float]) -> bytes:
+    return struct.pack(f"<{len(numbers)}f", *numbers)
+
+
+def _unpacked(blob: bytes | None) -> Sequence[float]:
+    return struct.unpack(f"<{len(blob) // 4}f", blob) if blob else ()
 
 
 def _feedback_row(row: Feedback) -> tuple[object, ...]:

@@ -19,6 +19,7 @@ from slipstream.loop.cycle_steps import STEPS, Cycle
 from slipstream.loop.journal import Record, StepDone
 from slipstream.loop.narrator import Narrator
 from slipstream.loop.policy import Policy
+from slipstream.recommend.experiment import read_experiment
 from slipstream.recommend.live_release import current_release, list_releases, promotions, succession
 
 
@@ -115,6 +116,8 @@ def _tidy(home: Home, keep: int) -> None:
     needed: set[str] = set()
     with suppress(SlipstreamError):
         needed = set(succession(promotions(home.releases))[-2:])
+        running = read_experiment(home.root)
+        needed |= running.releases() if running is not None else set()
     for listed in list_releases(home)[keep:]:
         if listed.name in own - needed:
             shutil.rmtree(home.releases / listed.name, ignore_errors=True)

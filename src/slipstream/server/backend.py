@@ -21,12 +21,15 @@ from slipstream.events.forgetting import forget_person
 from slipstream.events.impressions import read_feedback_settings
 from slipstream.events.sqlite import SqliteEventStore
 from slipstream.events.sqlite_impressions import Feedback, SqliteImpressionStore
+from slipstream.recommend.experiment import EXPERIMENT_FILE, RunningExperiment, read_experiment
 from slipstream.recommend.live_release import current_release
 from slipstream.recommend.newcomers import AddedItems
 from slipstream.recommend.pipeline import Pipeline, Request
 from slipstream.recommend.release import CURRENT, Release
+from slipstream.recommend.rules import RULES_FILE, Rules
 from slipstream.recommend.slate import Reason, Slate
 from slipstream.server.admission import Gate, Line
+from slipstream.server.arms import Arms, ServedArm, arm_stamps, open_arms, stamps_of
 from slipstream.server.exposition import Gauge, Metrics
 from slipstream.server.group_commit import GroupCommit, Stored
 from slipstream.server.impression_log import ImpressionLog
@@ -61,6 +64,8 @@ class Backend:
         self._commits: GroupCommit | None = None
         self._impressions: ImpressionLog | None = None
         self._pipeline: Pipeline | None = None
+        self._arms: Arms | None = None
+        self._experiment: RunningExperiment | None = None
         self._stamp: tuple[int, ...] = ()
         self._watch: asyncio.Task[None] | None = None
         metrics.gauges += [
@@ -103,8 +108,11 @@ class Backend:
         settings = read_feedback_settings(self.home.root)
         impressions = SqliteImpressionStore(self.home.impressions)
         self._impressions = ImpressionLog(impressions, settings, crowded=self.line.standing)
-        self._stamp = self._pointer()
-        self._pipeline = await asyncio.to_thread(self._open)
+        own = self._own_stamps()
+        self._experiment = read_experiment(self.home.root)
+        self._stamp = own + arm_stamps(self.home, self._experiment)
+        self._arms = await asyncio.to_thread(self._open)
+        self._pipeline = self._arms.live.pipeline
         self._watch = asyncio.create_task(self._follow())
         self._impressions.start()
 
@@ -124,45 +132,56 @@ class Backend:
         if self._store is not None:
             self._store.close()
 
-    def _open(self) -> Pipeline:
-        release = Release.open(current_release(self.home))
+    def _open(self) -> Arms:
+        """The live pipeline and those of the experiment's arms, ready to answer."""
+        pipeline = self._opened(Release.open(current_release(self.home)))
+        if self._pipeline is not None:  # a first answer costs ten times a later one
+            pipeline.warm_up(self._pipeline.recent_users(MOST_WARMED), WARM_SECONDS)
+        return open_arms(self.home, pipeline, self._experiment, self._opened)
+
+    def _opened(self, release: Release, rules: Rules | None = None) -> Pipeline:
         release.warm()
-        pipeline = Pipeline(
+        sharing = 1 if self._experiment is None else 1 + len(self._experiment.arms)
+        return Pipeline(
             release,
             self._store,
             home=self.home,
+            rules=rules,
             slate_cache=self.options.slate_cache,
-            budget_bytes=self.options.memory_mb << 20,
+            budget_bytes=(self.options.memory_mb << 20) // sharing,
         )
-        if self._pipeline is not None:  # a first answer costs ten times a later one
-            pipeline.warm_up(self._pipeline.recent_users(MOST_WARMED), WARM_SECONDS)
-        return pipeline
 
-    def _pointer(self) -> tuple[int, ...]:
-        """What changes when another release is promoted or the home's rules are rewritten."""
-        stamps: list[int] = []
-        for path in (self.home.releases / CURRENT, self.home.root / "rules.json"):
-            try:
-                stat = path.stat()
-                stamps += [stat.st_mtime_ns, stat.st_ino, stat.st_size]
-            except FileNotFoundError:
-                stamps += [0, 0, 0]
-        return tuple(stamps)
+    def _look_at_experiment(self) -> None:
+        """One that cannot be read changes nothing: the former one goes on, and releases still go live."""
+        try:
+            self._experiment = read_experiment(self.home.root)
+        except (SlipstreamError, OSError) as error:
+            self.metrics.count(self.metrics.refused)
+            log.error("the experiment was refused, the former one goes on: %s", error)
+
+    def _own_stamps(self) -> tuple[int, ...]:
+        """What changes when another release is promoted, or rules or experiment are rewritten."""
+        root = self.home.root
+        return stamps_of((self.home.releases / CURRENT, root / RULES_FILE, root / EXPERIMENT_FILE))
 
     async def _follow(self) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            stamp = self._pointer()
-            if stamp == self._stamp:
+            own = self._own_stamps()  # before anything is read: a change during it is seen by the next look
+            if own + arm_stamps(self.home, self._experiment) == self._stamp:
                 continue
-            self._stamp = stamp
+            self._look_at_experiment()
+            self._stamp = own + arm_stamps(self.home, self._experiment)
             try:
-                self._pipeline = await asyncio.to_thread(self._open)
+                self._arms = await asyncio.to_thread(self._open)
+                self._pipeline = self._arms.live.pipeline
                 self.metrics.count(self.metrics.swaps)
                 log.info("release %s is in service", self._pipeline.release.name)
             except (SlipstreamError, OSError) as error:
                 self.metrics.count(self.metrics.refused)
                 log.error("the new release was refused, the old one goes on: %s", error)
+            if self._own_stamps() + arm_stamps(self.home, self._experiment) != self._stamp:
+                self._stamp = ()  # what was opened may be of before or after the change: look again
 
     def _writes_waiting(self) -> float:
         return 0 if self._commits is None else self._commits.waiting
@@ -185,17 +204,23 @@ class Backend:
 
     def recommend(self, request: Request) -> Slate:
         started = time.perf_counter()
-        slate = self.pipeline.recommend(request)
+        arm = self._arm_of(request.user_id)
+        slate, propensities = arm.recommend(request)
         self.metrics.answer(slate.tier, time.perf_counter() - started)
+        if arm.fell_back:
+            self.metrics.count(self.metrics.fallbacks)
         if self._impressions is not None:
-            self._impressions.note(slate)
+            self._impressions.note(slate, arm.label, propensities)
         return slate
+
+    def _arm_of(self, user_id: str | None) -> ServedArm:
+        return ServedArm("", self.pipeline) if self._arms is None else self._arms.of(user_id)
 
     def similar(self, item_id: str, k: int) -> Slate:
         return self.pipeline.similar(item_id, k)
 
     def explain(self, user_id: str, item_id: str) -> tuple[Reason, ...]:
-        return self.pipeline.explain(user_id, item_id)
+        return self._arm_of(user_id).pipeline.explain(user_id, item_id)
 
     async def append(self, batch: EventBatch, feedback: Sequence[Feedback] = ()) -> Stored:
         """Store events and what they say about answers; both are on the disk when this returns.

@@ -82,6 +82,7 @@ class Metrics:
         self.events = Counter("slipstream_events_total", "Events received, by outcome.", ("outcome",))
         self.swaps = Counter("slipstream_release_swaps_total", "Releases taken into service.")
         self.refused = Counter("slipstream_release_refused_total", "Releases that could not be opened.")
+        self.fallbacks = Counter("slipstream_arm_fallbacks_total", "Answers of the live release for an arm.")
         self.gauges: list[Gauge] = []
 
     def request(self, route: str, status: int, seconds: float) -> None:
@@ -112,6 +113,7 @@ class Metrics:
                 self.events,
                 self.swaps,
                 self.refused,
+                self.fallbacks,
                 *self.gauges,
             )
             return "\n".join(line for part in parts for line in part.lines()) + "\n"

@@ -31,6 +31,9 @@ MOST_TOGETHER = 500
 MOST_FEEDBACK = 256
 
 
+_Noted = tuple[int, Slate, str, Sequence[float]]
+
+
 class ImpressionLog:
     """Belongs to one event loop; `note` may be called from any thread. Owns the store."""
 
@@ -43,7 +46,7 @@ class ImpressionLog:
     ) -> None:
         """crowded: whether answers must wait for each other now, so that writing has to wait for them."""
         self._store, self._settings, self._crowded = store, settings, crowded
-        self._answers: deque[tuple[int, Slate, str]] = deque()
+        self._answers: deque[_Noted] = deque()
         self._feedback: deque[tuple[Sequence[Feedback], asyncio.Future[None]]] = deque()
         self._wake, self._ending = asyncio.Event(), False
         self._task: asyncio.Task[None] | None = None
@@ -58,14 +61,17 @@ class ImpressionLog:
     def start(self) -> None:
         self._task = asyncio.create_task(self._run())
 
-    def note(self, slate: Slate, arm: str = "") -> None:
-        """Keep an answer if it is in the sample and there is room; about a microsecond."""
+    def note(self, slate: Slate, arm: str = "", propensities: Sequence[float] = ()) -> None:
+        """Keep an answer if it is in the sample and there is room; about a microsecond.
+
+        propensities: of its items, one each, where not all are certain.
+        """
         if not is_sampled(slate.request_id, self._settings.sample):
             return
         if len(self._answers) >= MOST_ANSWERS:
             self.dropped += 1
             return
-        self._answers.append((_now_us(), slate, arm))
+        self._answers.append((_now_us(), slate, arm, propensities))
 
     async def attach(self, feedback: Sequence[Feedback]) -> None:
         """Returns once the feedback is durable; what waits goes to the disk together.
@@ -124,7 +130,7 @@ class ImpressionLog:
                     done.set_result(None)
         return bool(answers and self._answers)
 
-    def _append(self, answers: list[tuple[int, Slate, str]], feedback: list[Feedback]) -> None:
+    def _append(self, answers: list[_Noted], feedback: list[Feedback]) -> None:
         self._store.append((_served(*answer) for answer in answers), feedback, now_us=_now_us())
 
     async def _clean(self) -> None:
@@ -138,7 +144,7 @@ class ImpressionLog:
             await asyncio.to_thread(self._store.drop_before, oldest)
 
 
-def _served(time_us: int, slate: Slate, arm: str) -> Served:
+def _served(time_us: int, slate: Slate, arm: str, propensities: Sequence[float]) -> Served:
     return Served(
         slate.request_id,
         person_of(slate.user_id),
@@ -148,6 +154,7 @@ def _served(time_us: int, slate: Slate, arm: str) -> Served:
         slate.tier,
         [item.item_id for item in slate.items],
         [item.score for item in slate.items],
+        propensities,
     )
 
 
