@@ -103,7 +103,7 @@ def padded(histories: Histories, plan: PackingPlan) -> Iterator[Chunk]:
             item[slots], gap[slots] = histories.item[start:stop], histories.gap[start:stop]
             wait[slots], first[slots] = histories.gap[start + 1 : stop + 1], place * plan.window
             target[slots, 0], weight[slots] = histories.item[start + 1 : stop + 1], 1.0
-        yield Chunk(item, gap, wait, first, target, weight, int(weight.sum()))
+        yield Chunk(item, gap, wait, first, target, weight, int(weight.sum()), np.zeros(0, np.int64))
 
 
 def measure(name: str, row: Row, length: int, median: int, steps: int) -> dict[str, float]:

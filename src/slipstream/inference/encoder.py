@@ -73,8 +73,9 @@ class Encoder:
             self.gap: Floats | None = weights.get("gap")
             self._input_norm = (weights["input_norm_weight"], weights["input_norm_bias"])
             self._final_norm = (weights["final_norm_weight"], weights["final_norm_bias"])
-            head = ("time", "in_weight", "in_bias", "out_weight")
-            self._request = [weights[f"request.{n}"] for n in head] if "request.time" in weights else None
+            head = ("in_weight", "in_bias", "out_weight")
+            self._request = [weights[f"request.{n}"] for n in head] if "request.in_bias" in weights else None
+            self._request_time = weights.get("request.time")
             count = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("layer."))
             self._blocks = [_block(weights, f"layer.{n}.", ffn) for n in range(count)]
         except (KeyError, ValueError) as error:
@@ -164,15 +165,22 @@ class Encoder:
     def _output(self, x: Floats) -> Floats:
         return norm(x, *self._final_norm)
 
-    def query(self, vectors: Floats, wait: NDArray[np.int64] | None = None) -> Floats:
+    def query(
+        self, vectors: Floats, wait: NDArray[np.int64] | None = None, person: Floats | None = None
+    ) -> Floats:
         """What item vectors are multiplied with, [Q, D], from vectors of `encode`, `prefill` or `advance`.
 
-        wait [Q]: the `gap_bin` of the time from the latest event to the request; 0 or None: not known. Only
-        the request head looks at it, so the state of a user is the same whenever the request comes.
+        wait [Q]: the `gap_bin` of the time from the latest event to the request; 0 or None: not known.
+        person [Q or 1, 2 D]: the users' features times `request.person`; 0 or None: not known. Only the
+        request head looks at them, so the state of a user is the same whenever the request comes.
         """
         if self._request is not None:
-            time, in_weight, in_bias, out_weight = self._request
-            inner = vectors @ in_weight + in_bias + time[0 if wait is None else wait]
+            in_weight, in_bias, out_weight = self._request
+            inner = vectors @ in_weight + in_bias
+            if self._request_time is not None:
+                inner += self._request_time[0 if wait is None else wait]
+            if person is not None:
+                inner += person
             vectors = vectors + silu(inner) @ out_weight
         return unit(vectors) if self.cosine else vectors
 

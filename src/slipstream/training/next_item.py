@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import embedding
+from torch.nn.functional import embedding, pad
 
 from slipstream.randomness import derive, generator
 from slipstream.training.dropout import MaskPool
 from slipstream.training.losses import softmax_loss_reference, streamed_softmax_loss
 from slipstream.training.packing import Chunk, Histories, PackingPlan, chunks
 from slipstream.training.sampled_losses import Candidates, gbce_beta, gbce_loss, sampled_softmax_loss
-from slipstream.training.transformer_network import Dropout, TransformerNetwork
+from slipstream.training.transformer_network import Dropout, SparseRows, TransformerNetwork
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,9 @@ class NextItemPlan:
     loss: Literal["softmax", "softmax-reference", "sampled", "gbce"] = "softmax"
     negatives: int = 512
     calibration: float = 0.75  # t of gBCE
-    unknown_wait: float = 0.1  # share of tokens whose time to the next event is hidden from the request head
+    unknown: float = (
+        0.1  # share of tokens of which the request head is told nothing, so that it can do without
+    )
     dtype: torch.dtype = torch.float32
 
 
@@ -47,7 +50,10 @@ class NextItemTask:
         plan: NextItemPlan,
         seed: int,
         device: str = "cpu",
+        people: sp.csr_matrix | None = None,
     ) -> None:
+        """people [U, F]: the features of the users whose histories these are."""
+        self.people = people
         self.network = network.to(device)
         self.histories = histories
         self.plan = plan
@@ -97,10 +103,11 @@ class NextItemTask:
         gap = None if chunk.gap is None else self._tensor(chunk.gap).long()
         weight = self._tensor(chunk.weight)
         table = network.item_table()
-        wait = self._wait(chunk, dropout.body.stream) if network.request is not None else None
-        hidden = network(table, item, gap, first, dropout, plan.dtype, wait)
+        stream = dropout.body.stream
+        wait, person = self._wait(chunk, stream), self._person(chunk, stream)
+        hidden = network(table, item, gap, first, dropout, plan.dtype, wait, person)
         if plan.loss in ("sampled", "gbce"):
-            return self._sampled_loss(hidden, table, target, weight, dropout.body.stream)
+            return self._sampled_loss(hidden, table, target, weight, stream)
         hidden, output = network.output(hidden, table, plan.temperature)
         if plan.loss == "softmax":
             return streamed_softmax_loss(hidden, output, target, weight)
@@ -122,12 +129,24 @@ class NextItemTask:
             return gbce_loss(hidden, candidates, beta)
         return sampled_softmax_loss(hidden, candidates, self._log_expected[negatives])
 
+    def _person(self, chunk: Chunk, stream: torch.Generator) -> Tensor | None:
+        """The features of each token's user times their matrix, [L, 2 D]; zero in empty slots."""
+        head = self.network.request
+        if self.people is None or head is None or head.person is None:
+            return None
+        users, place = np.unique(chunk.user, return_inverse=True)
+        rows = SparseRows.of(self.people[users], self.device).times(head.person)
+        person = pad(rows[self._tensor(place)], (0, 0, 0, len(chunk.item) - chunk.tokens))
+        return person.masked_fill(self._hidden(len(person), stream)[:, None], 0)
+
     def _wait(self, chunk: Chunk, stream: torch.Generator) -> Tensor | None:
-        if chunk.next_gap is None:
+        if chunk.next_gap is None or self.network.request is None or self.network.request.time is None:
             return None
         wait = self._tensor(chunk.next_gap).long()
-        hidden = torch.rand(len(wait), generator=stream, device=wait.device) < self.plan.unknown_wait
-        return wait.masked_fill(hidden, 0)
+        return wait.masked_fill(self._hidden(len(wait), stream), 0)
+
+    def _hidden(self, tokens: int, stream: torch.Generator) -> Tensor:
+        return torch.rand(tokens, generator=stream, device=self.device) < self.plan.unknown
 
     def _negatives(self, stream: torch.Generator) -> Tensor:
         """Draws by the cumulated chances: O(N log I), where a multinomial would pass over all items."""

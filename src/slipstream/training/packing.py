@@ -73,6 +73,7 @@ class Chunk:
     target: NDArray[np.int32]  # [L, targets]
     weight: NDArray[np.float32]  # [L, targets]
     tokens: int  # real ones
+    user: NDArray[np.int64]  # [tokens] whose history each real token is of
 
 
 def chunks(histories: Histories, plan: PackingPlan, random: np.random.Generator) -> Iterator[Chunk]:
@@ -157,4 +158,5 @@ def _chunk(
         target[:real, step] = np.where(there, histories.item[np.where(there, ahead, 0)], 0)
         weight[:real, step] = np.where(there, plan.target_decay**step, 0.0)
     weight[:real] /= weight[:real].sum(axis=1, keepdims=True)
-    return Chunk(item, gap, next_gap, begin, target, weight, real)
+    user = np.searchsorted(histories.offsets, position, side="right") - 1
+    return Chunk(item, gap, next_gap, begin, target, weight, real, user)

@@ -40,6 +40,7 @@ class Interactions:
     items: int  # I, also those without events
     ordered: bool = True
     content: sp.csr_matrix | None = None  # [I, F]
+    people: sp.csr_matrix | None = None  # [U, F]
 
 
 def run(
@@ -66,7 +67,8 @@ def run(
     known_content = None if content is None else SparseRows.of(content[numbers], device)
     neighbours = _neighbours(histories, len(numbers), settings, device)
     network = TransformerNetwork(shape, derive(seed, "network"), known_content, neighbours)
-    task = NextItemTask(network, histories, _plan(interactions, settings, device), seed, device)
+    plan = _plan(interactions, settings, device)
+    task = NextItemTask(network, histories, plan, seed, device, interactions.people)
 
     def whole(weights: Weights) -> Weights:
         return _for_all_items(weights, network, numbers, content, interactions.items)
@@ -137,6 +139,7 @@ def _shape(interactions: Interactions, settings: TransformerSettings, known: int
         cosine=settings.output == "cosine",
         query_time=settings.query_time and has_clock,
         features=0 if interactions.content is None else interactions.content.shape[1],
+        user_features=0 if interactions.people is None else interactions.people.shape[1],
     )
 
 

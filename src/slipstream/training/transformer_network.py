@@ -40,6 +40,7 @@ class NetworkShape:
     cosine: bool = False
     query_time: bool = False  # the head may know when the answer is wanted; needs gap_bins
     features: int = 0  # columns of the item features; 0: none
+    user_features: int = 0  # columns of the user features; 0: none
     residual: Literal["plain", "gated"] = "plain"
     body: Literal["transformer", "hstu"] = "transformer"
 
@@ -104,21 +105,28 @@ class Dropout:
 
 
 class RequestHead(nn.Module):
-    """h + W_out · silu(W_in · h + b + T[bin]): what changes when the time since the last event is known.
+    """h + W_out · silu(W_in · h + b + T[bin] + Pᵀ features): what is known beside the history.
 
-    It stands after the last layer, so the state of a user stays the same whenever the request comes.
+    T: of the time since the last event. P: of the features of the person. It stands after the last layer, so
+    the state of a user stays the same whenever the request comes and whatever is known of the user.
     """
 
     def __init__(self, shape: NetworkShape) -> None:
         super().__init__()
-        self.time = nn.Parameter(torch.empty(shape.gap_bins, 2 * shape.dim))
-        self.in_weight = nn.Parameter(torch.empty(shape.dim, 2 * shape.dim))
-        self.in_bias = nn.Parameter(torch.zeros(2 * shape.dim))
-        self.out_weight = nn.Parameter(torch.empty(2 * shape.dim, shape.dim))
+        wide = 2 * shape.dim
+        self.time = nn.Parameter(torch.empty(shape.gap_bins, wide)) if shape.query_time else None
+        self.in_weight = nn.Parameter(torch.empty(shape.dim, wide))
+        self.in_bias = nn.Parameter(torch.zeros(wide))
+        self.out_weight = nn.Parameter(torch.empty(wide, shape.dim))
+        self.person = nn.Parameter(torch.empty(shape.user_features, wide)) if shape.user_features else None
 
-    def forward(self, h: Tensor, wait: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(self, h: Tensor, wait: Tensor | None, person: Tensor | None, dtype: torch.dtype) -> Tensor:
         inner = torch.addmm(self.in_bias.to(dtype), h.to(dtype), self.in_weight.to(dtype))
-        return h + silu(inner + self.time.to(dtype)[wait]) @ self.out_weight.to(dtype)
+        if self.time is not None and wait is not None:
+            inner = inner + self.time.to(dtype)[wait]
+        if person is not None:
+            inner = inner + person.to(dtype)
+        return h + silu(inner) @ self.out_weight.to(dtype)
 
 
 class Layer(nn.Module):
@@ -228,7 +236,7 @@ class TransformerNetwork(nn.Module):
         self.item = nn.Parameter(torch.empty(shape.items, shape.dim))
         self.gap = nn.Parameter(torch.empty(shape.gap_bins, shape.dim)) if shape.gap_bins else None
         self.feature = nn.Parameter(torch.empty(shape.features, shape.dim)) if shape.features else None
-        self.request = RequestHead(shape) if shape.query_time else None
+        self.request = RequestHead(shape) if shape.query_time or shape.user_features else None
         self.input_norm_weight = nn.Parameter(torch.ones(shape.dim))
         self.input_norm_bias = nn.Parameter(torch.zeros(shape.dim))
         layer = HstuLayer if shape.body == "hstu" else Layer
@@ -264,10 +272,12 @@ class TransformerNetwork(nn.Module):
         dropout: Dropout,
         dtype: torch.dtype,
         wait: Tensor | None = None,
+        person: Tensor | None = None,
     ) -> Tensor:
         """[L, D] in `dtype` from item [L], gap [L] and the slot where each token's window begins [L].
 
         wait [L]: the bin of the time from the event to the request, 0 where it is not known.
+        person [L, 2 D]: the features of each token's user times `request.person`, 0 where not known.
         """
         shape = self.shape
         x = embedding(item, table)
@@ -279,8 +289,8 @@ class TransformerNetwork(nn.Module):
         for layer in self.layer:
             x = layer(x, band, dropout, dtype)
         x = layer_norm(x, x.shape[-1:], self.final_norm_weight, self.final_norm_bias, EPSILON)
-        if self.request is not None and wait is not None:
-            x = self.request(x, wait, dtype)
+        if self.request is not None:
+            x = self.request(x, wait, person, dtype)
         return (normalize(x, dim=-1) if shape.cosine else x).to(dtype)
 
     def weights(self) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from slipstream.config import OneOf, Range, Settings, Space, fingerprint_of
 
-ADDED = ("body", "residual", "calibration", "ema", "neighbour_share", "neighbours")
+ADDED = ("body", "residual", "calibration", "ema", "neighbour_share", "neighbours", "people")
 """Settings younger than the first saved models. At their defaults they change no number, so they stay out of
 the fingerprint: checkpoints and models from before keep theirs."""
 
@@ -53,6 +53,9 @@ class TransformerSettings(Settings):
         default=False, description="tell the head the time of the request, where the data has a clock"
     )
     content: bool = Field(default=False, description="add projected item features to the item vectors")
+    people: bool = Field(
+        default=False, description="add projected user features to what items are compared with"
+    )
     neighbour_share: float = Field(
         default=0.0, ge=0, le=100, description="how much of its neighbours' vectors an item's vector takes"
     )

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from slipstream.artifacts import Artifact, ArtifactWriter
-from slipstream.config import Settings, with_overrides
+from slipstream.config import Settings
 from slipstream.dataset.queries import Holdout, Queries
 from slipstream.errors import BadInput, ConfigError, CorruptArtifact, MissingExtra
 from slipstream.inference.compiled_encoder import encoder_of
@@ -32,6 +33,7 @@ from slipstream.inference.item_index import ItemIndex
 from slipstream.inference.item_rows import ItemRows, rows_of
 from slipstream.inference.packed_weights import Packed, read_packed, write_packed
 from slipstream.models.recommender import FitContext, FitReport, ScoreMatrix, TrainingData, WeightRole
+from slipstream.models.transformer_preset import preset_of
 from slipstream.models.validation import sample_holdout, validation_ndcg
 from slipstream.training.transformer_settings import TransformerSettings
 
@@ -40,9 +42,9 @@ LINEARS = frozenset(
     f"{name}_weight"
     for name in ("qkv", "qkvu", "out", "ffn_in", "ffn_out", "gate1", "gate2", "in")  # `in`: request head
 )
-BUDGET = 1.5e14  # floating-point operations of a training: 7 minutes of a quiet core, 15 of a shared one
-FULL_SOFTMAX = 10**10  # items times events above which the full softmax alone would eat the budget
-LEAST_EPOCHS = 6  # fewer than that on the large network, and the small one learns more
+PERSON = "request.person"  # [F, 2 D], among the weights
+ROWS = ("gap", "request.time", PERSON)
+PEOPLE = ("data", "indices", "indptr")  # of the users' features, a sparse matrix
 EXPLAINED = 10  # latest events whose part in a score is measured
 
 
@@ -51,12 +53,19 @@ class Transformer:
 
     settings_type: ClassVar[type[Settings]] = TransformerSettings
 
-    def __init__(self, settings: TransformerSettings, encoder: Encoder, known: NDArray[np.bool_]) -> None:
+    def __init__(
+        self,
+        settings: TransformerSettings,
+        encoder: Encoder,
+        known: NDArray[np.bool_],
+        people: sp.csr_matrix | None = None,
+    ) -> None:
+        """known [I]: items that have a vector. people [U, F]: the features of the users of the vocabulary."""
         self.settings: Settings = settings
         self._own = settings
         self.report = FitReport()
         self.encoder = encoder
-        self.known = known  # [I] items that have a vector
+        self.known, self.people = known, people
         self.packed: Mapping[str, Packed] | None = None  # where the weights came from fewer bits
         self._output = self._output_table()
 
@@ -72,14 +81,14 @@ class Transformer:
 
     @classmethod
     def preset(cls, data: TrainingData) -> TransformerSettings:
-        """Chosen by how many events and items there are, and events a user; within BUDGET of arithmetic."""
-        return _within_budget(_shaped(data), data)
+        """See `transformer_preset`."""
+        return preset_of(data)
 
     @classmethod
     def fit(cls, data: TrainingData, settings: Settings, context: FitContext) -> Self:
         own = _own(settings)
-        encoder, known, report = _fit(data, own, context)
-        model = cls(own, encoder, known)
+        encoder, known, people, report = _fit(data, own, context)
+        model = cls(own, encoder, known, people)
         model.report = report
         return model
 
@@ -87,10 +96,21 @@ class Transformer:
         """[Q, D]; NaN where the history holds no known item."""
         offsets, item, time_us = self._known_histories(queries)
         vectors = self.encoder.query(
-            self.encoder.encode(offsets, item, time_us), self._wait(queries, offsets, time_us)
+            self.encoder.encode(offsets, item, time_us),
+            self._wait(queries, offsets, time_us),
+            self._person(queries.user),
         )
         vectors[np.diff(offsets) == 0] = np.nan
         return vectors
+
+    def _person(self, users: NDArray[np.int32]) -> NDArray[np.float32] | None:
+        """What the request head is told of each user, [Q, 2 D]; zero for a user of whom nothing is known."""
+        if self.people is None:
+            return None
+        met = (users >= 0) & (users < self.people.shape[0])
+        added: NDArray[np.float32] = self.people[np.where(met, users, 0)] @ self.encoder.weights[PERSON]
+        added[~met] = 0
+        return added
 
     def _wait(
         self, queries: Queries, offsets: NDArray[np.int64], time_us: NDArray[np.int64] | None
@@ -138,7 +158,7 @@ class Transformer:
         wait = None
         if query.now_us is not None and state.last_us is not None and self.encoder.gap is not None:
             wait = np.array([gap_bin(int(query.now_us[0]) - state.last_us, len(self.encoder.gap))])
-        return self.encoder.query(state.vector[None], wait)
+        return self.encoder.query(state.vector[None], wait, self._person(query.user))
 
     def index(self) -> ItemIndex:
         return self._index
@@ -173,7 +193,8 @@ class Transformer:
         without = usable[-EXPLAINED:]
         time_us = None if query.time_us is None else query.time_us[usable]
         vectors = self.encoder.leave_out(query.item[usable], time_us, len(without))
-        vectors = self.encoder.query(vectors, self._wait_of_variants(query, time_us, len(without)))
+        wait = self._wait_of_variants(query, time_us, len(without))
+        vectors = self.encoder.query(vectors, wait, self._person(query.user))
         lost = self._output[items] @ (vectors[:1] - vectors[1:]).T
         parts[:, without] = np.where(self.known[items][:, None], lost, 0)
         return parts
@@ -194,14 +215,15 @@ class Transformer:
         return self.encoder.weights
 
     def weight_roles(self) -> Mapping[str, WeightRole]:
-        roles: dict[str, WeightRole] = {"item": "items", "gap": "rows", "request.time": "rows"}
+        roles: dict[str, WeightRole] = {"item": "items"}
+        roles |= dict.fromkeys(ROWS, "rows")
         names = list(self.encoder.weights if self.packed is None else self.packed)
         roles |= {name: "linear" for name in names if name.rpartition(".")[2] in LINEARS}
         return {name: role for name, role in roles.items() if name in names}
 
     def with_weights(self, packed: Mapping[str, Packed]) -> Self:
         own = _own(self.settings)
-        model = type(self)(own, _packed_encoder(packed, own), self.known)
+        model = type(self)(own, _packed_encoder(packed, own), self.known, self.people)
         model.report, model.packed = self.report, packed
         return model
 
@@ -217,6 +239,9 @@ class Transformer:
 
     def save(self, writer: ArtifactWriter) -> None:
         writer.array("known", self.known)
+        if self.people is not None:
+            for part in PEOPLE:
+                writer.array(f"people_{part}", getattr(self.people, part))
         if self.packed is not None:
             write_packed(writer, WEIGHTS, self.packed)
             return
@@ -231,9 +256,16 @@ class Transformer:
             encoder = _encoder(load_file(artifact.file(WEIGHTS)), own)
         else:
             encoder = _packed_encoder(packed, own)
-        model = cls(own, encoder, artifact.array("known"))
+        model = cls(own, encoder, artifact.array("known"), _people(artifact, encoder))
         model.packed = packed
         return model
+
+
+def _people(artifact: Artifact, encoder: Encoder) -> sp.csr_matrix | None:
+    if PERSON not in encoder.weights:
+        return None
+    data, indices, indptr = (artifact.array(f"people_{part}") for part in PEOPLE)
+    return sp.csr_matrix((data, indices, indptr), shape=(len(indptr) - 1, len(encoder.weights[PERSON])))
 
 
 def _encoder(weights: Mapping[str, NDArray[Any]], settings: TransformerSettings) -> Encoder:
@@ -249,68 +281,6 @@ def _packed_encoder(packed: Mapping[str, Packed], settings: TransformerSettings)
     return encoder_of(weights, ffn=settings.ffn, cosine=settings.output == "cosine", lean=lean)
 
 
-def _shaped(data: TrainingData) -> TransformerSettings:
-    """The settings for the shape of the data, were time no matter."""
-    train = data.train
-    now_known = data.validation is not None and data.validation.queries.now_us is not None
-    base = TransformerSettings(query_time=now_known)
-    changes: dict[str, Any]
-    if train.event_count < 20_000:
-        changes = {"epochs": 60, "batch_tokens": 512, "shards": 1}
-    elif train.event_count < 30 * train.user_count:
-        changes = _short_histories(data)
-    elif train.event_count < 400_000:
-        changes = {"epochs": 16, "batch_tokens": 1024, "lr": 2e-3, "table_lr": 2e-3, "validate_every": 2}
-    else:
-        changes = {"dim": 128, "layers": 4, "heads": 4, "recent": 200, "epochs": 24, "validate_every": 3}
-    return with_overrides(base, changes)
-
-
-def _short_histories(data: TrainingData) -> dict[str, Any]:
-    """Few events an item: much dropout, and vectors that lean on neighbours and features.
-
-    A wide network then learns within few epochs and overfits in the next; without features it needs more.
-    """
-    train = data.train
-    changes: dict[str, Any] = {
-        "dim": 128, "attention_window": 50, "max_length": 50, "dropout": 0.5, "attention_dropout": 0.5,
-        "output": "cosine", "content": True, "epochs": 4 if data.item_features is not None else 6,
-        "batch_tokens": 512, "shards": 1, "clip": 5.0, "validation_users": 8192,
-    }  # fmt: skip
-    if train.item_count * train.event_count <= FULL_SOFTMAX:
-        changes |= {"dim": 256, "heads": 4, "neighbour_share": 2.0}
-    return changes
-
-
-def _within_budget(settings: TransformerSettings, data: TrainingData) -> TransformerSettings:
-    """Fewer epochs, and before that a sampled loss and a smaller network, where it would take too long."""
-    train = data.train
-    tokens = max(train.event_count - train.user_count, 1)
-    if settings.recent:
-        tokens = int(np.minimum(np.diff(train.offsets), settings.recent).sum())
-    if train.item_count * tokens > FULL_SOFTMAX:
-        settings = with_overrides(
-            settings, {"loss": "sampled", "targets": 1, "batch_tokens": 4096, "shards": 2}
-        )
-    epochs = BUDGET / (tokens * _flops_per_token(settings, train.item_count))
-    if epochs < LEAST_EPOCHS:
-        settings = with_overrides(settings, {"dim": 64, "layers": 2, "heads": 2})
-        epochs = BUDGET / (tokens * _flops_per_token(settings, train.item_count))
-    return with_overrides(settings, {"epochs": max(1, min(settings.epochs, round(epochs)))})
-
-
-def _flops_per_token(settings: TransformerSettings, items: int) -> float:
-    """Of training: forward and twice as much backward, for the layers' matrices and the loss.
-
-    A step also passes over the whole item table several times; by the clock that equals some 400
-    operations a number.
-    """
-    compared = settings.negatives if settings.loss in ("sampled", "gbce") else items
-    products = 6.0 * settings.dim * (12 * settings.dim * settings.layers + compared)
-    passes = 400.0 + (75.0 * settings.neighbours if settings.neighbour_share else 0.0)
-    return products + passes * items * settings.dim / settings.batch_tokens
-
-
 def _own(settings: Settings) -> TransformerSettings:
     if not isinstance(settings, TransformerSettings):
         raise ConfigError(f"the transformer needs TransformerSettings, got {type(settings).__name__}")
@@ -319,7 +289,7 @@ def _own(settings: Settings) -> TransformerSettings:
 
 def _fit(
     data: TrainingData, settings: TransformerSettings, context: FitContext
-) -> tuple[Encoder, NDArray[np.bool_], FitReport]:
+) -> tuple[Encoder, NDArray[np.bool_], sp.csr_matrix | None, FitReport]:
     """Training sees the items that have events, numbered anew; it gives vectors to the others if it can."""
     try:
         from slipstream.training.transformer_course import Interactions, run
@@ -332,6 +302,7 @@ def _fit(
     content = data.item_features.matrix if settings.content and data.item_features is not None else None
     if content is not None:
         known |= np.diff(content.indptr) > 0
+    people = data.user_features.matrix if settings.people and data.user_features is not None else None
     interactions = Interactions(
         offsets=np.asarray(train.offsets),
         item=np.asarray(train.item),
@@ -339,6 +310,7 @@ def _fit(
         items=train.item_count,
         ordered=train.ordered,
         content=content,
+        people=people,
     )
     outcome = run(
         interactions,
@@ -346,17 +318,21 @@ def _fit(
         seed=context.seed,
         threads=context.threads,
         device=context.device,
-        validate=_validation(data.validation, settings, known, context),
+        validate=_validation(data.validation, settings, known, people, context),
         progress=context.progress,
         checkpoint=None if context.checkpoint is None else Path(context.checkpoint),
     )
     encoder = _encoder(outcome.weights, settings)
     notes = {"best_epoch": outcome.best_epoch, "stopped": outcome.stopped}
-    return encoder, known, FitReport(curve=outcome.curve, notes=notes)
+    return encoder, known, people, FitReport(curve=outcome.curve, notes=notes)
 
 
 def _validation(
-    holdout: Holdout | None, settings: TransformerSettings, known: NDArray[np.bool_], context: FitContext
+    holdout: Holdout | None,
+    settings: TransformerSettings,
+    known: NDArray[np.bool_],
+    people: sp.csr_matrix | None,
+    context: FitContext,
 ) -> Callable[[dict[str, NDArray[Any]]], float] | None:
     """NDCG@10 of given weights on (a seeded sample of) the holdout, through the very code that serves."""
     if holdout is None or len(holdout) == 0:
@@ -365,7 +341,7 @@ def _validation(
 
     def validate(weights: dict[str, NDArray[Any]]) -> float:
         encoder = _encoder(weights, settings)
-        value = validation_ndcg(Transformer(settings, encoder, known).score, sample)
+        value = validation_ndcg(Transformer(settings, encoder, known, people).score, sample)
         context.watch(value)
         return value
 
