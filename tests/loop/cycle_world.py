@@ -34,13 +34,13 @@ def events(first: int, last: int, seed: int = 1) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=["user_id", "item_id", "kind", "time"], orient="row")
 
 
-def home(folder: Path, model: str = "popularity") -> Workspace:
+def home(folder: Path, model: str = "popularity", overrides: dict[str, Any] | None = None) -> Workspace:
     """Five days are in the live release, named `first`; five more came since."""
     space = slipstream.open(folder)
     space.ingest(events(0, 5))
     space.catalogue(pl.DataFrame({"item_id": [f"m{n}" for n in range(FILMS)], "title": "T"}))
     space.prepare()
-    space.train(model)
+    space.train(model, overrides=overrides)
     space.release(model, name="first")
     space.ingest(events(5, 10))
     return space

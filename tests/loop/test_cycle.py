@@ -256,6 +256,17 @@ def test_a_release_that_people_do_not_take_is_rolled_back(
         assert "CTR 0.005" in last.why
 
 
+def test_a_transformer_goes_on_from_the_live_one(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    small = {"dim": 16, "layers": 1, "heads": 1, "epochs": 8, "batch_tokens": 128}
+    space = cycle_world.home(tmp_path / "home", "transformer", overrides=small)
+    for warm in (True, False):
+        chosen = policy("", warm_start=warm, ndcg={"above": 1}, drift={"items": 9})
+        told = (run(space, chosen).told("train") or {})["transformer"]
+        assert told["warm_start"] is warm
+        assert told["settings"]["dim"] == 16  # the live model's settings, not the preset's
+
+
 def test_older_releases_of_cycles_go_and_those_made_by_hand_stay(space: Workspace) -> None:
     names = [run(space, policy(ndcg={"above": -2}, data={"events": 1, "users": 2}, keep=2)).name]
     for day in (20, 40, 60):

@@ -23,7 +23,14 @@ from slipstream.dataset.vocabulary import Vocabulary  # noqa: E402
 from slipstream.errors import BadInput, ConfigError, Diverged, Unavailable  # noqa: E402
 from slipstream.features.items import ItemFeatures  # noqa: E402
 from slipstream.models.deep.transformer import Transformer  # noqa: E402
-from slipstream.models.recommender import Embeds, ExplainsByHistory, FitContext, TrainingData  # noqa: E402
+from slipstream.models.recommender import (  # noqa: E402
+    Continues,
+    Earlier,
+    Embeds,
+    ExplainsByHistory,
+    FitContext,
+    TrainingData,
+)
 from slipstream.models.registry import load_model, save_model  # noqa: E402
 from slipstream.models.validation import validation_ndcg  # noqa: E402
 from slipstream.training.transformer_settings import TransformerSettings  # noqa: E402
@@ -384,3 +391,40 @@ def test_movielens_100k_is_learned_in_minutes():
     model = Transformer.fit(data, Transformer.preset(data), FitContext())
     assert max(row["validation_ndcg@10"] for row in model.report.curve if "validation_ndcg@10" in row) > 0.105
     assert model.report.curve[-1]["train_cpu_s"] < 180
+
+
+def turned(snapshot):
+    """The same events with items numbered the other way round, and one more item."""
+    items = Vocabulary.of([*snapshot.items.to_list()[::-1], "i99"])
+    rows = pl.DataFrame(
+        {
+            "user_id": snapshot.users.series("user_id").gather(snapshot.user),
+            "item_id": snapshot.items.series("item_id").gather(snapshot.item),
+            "time_us": snapshot.time_us,
+        }
+    )
+    return snapshot_of(rows, items=items)
+
+
+def test_a_warm_start_knows_what_was_learned_under_other_numbers(model, world):
+    data = TrainingData(turned(world.train))
+    items = world.train.items.numbers(data.train.items.series("item_id"))
+    earlier = Earlier(model, items, np.arange(data.train.user_count, dtype=np.int32))
+    assert issubclass(Transformer, Continues)
+    queries = queries_of(data.train, np.arange(40))
+    expected = np.array([int(i[1:]) for i in data.train.items.to_list()])
+    last = expected[queries.item[queries.offsets[1:] - 1]]
+
+    def right(fitted):
+        return (expected[np.nanargmax(fitted.score(queries), axis=1)] == (last + 1) % CYCLE).mean()
+
+    warm = Transformer.fit_on(data, model.settings, FitContext(seed=5), earlier)
+    assert warm.report.notes["warm_start"] is True
+    assert len(warm.report.curve) == 1  # one epoch instead of ten
+    assert warm.settings == model.settings
+    assert right(warm) > 0.95
+    fresh = Transformer.fit(data, with_overrides(model.settings, {"epochs": 1}), FitContext(seed=5))
+    assert right(fresh) < right(warm)
+    for other in ({"dim": 24}, {"neighbour_share": 1.0}):  # cannot go on: a whole training
+        whole = Transformer.fit_on(data, tiny(**other, epochs=1), FitContext(seed=5), earlier)
+        assert "warm_start" not in whole.report.notes

@@ -129,9 +129,16 @@ def _train(cycle: Cycle) -> Told:
         names.append(EXPLAINS)
     for name in names:
         settings = _settings(cycle, name)
-        trained = train(cycle.work, name, settings, cycle.policy.seed, None, "cpu", cycle.narrator)
+        live = cycle.live if cycle.policy.warm_start else None
+        earlier = live if live is not None and live.meta["primary"] == name else None
+        trained = train(cycle.work, name, settings, cycle.policy.seed, None, "cpu", cycle.narrator, earlier)
         cycle.narrator.line(trained.lines()[0])
-        told[name] = {"validation_ndcg": trained.ndcg, "cpu_s": trained.cpu_s, "settings": trained.settings}
+        told[name] = {
+            "validation_ndcg": trained.ndcg,
+            "cpu_s": trained.cpu_s,
+            "warm_start": trained.warm,
+            "settings": trained.settings,
+        }
     return told
 
 

@@ -23,9 +23,18 @@ from slipstream.features.users import user_features
 from slipstream.loop.knowledge import open_graph
 from slipstream.loop.narrator import Narrator
 from slipstream.loop.tables import read_table_of
-from slipstream.models.recommender import FitContext, Recommender, TrainingData, refit, refits
+from slipstream.models.recommender import (
+    Continues,
+    Earlier,
+    FitContext,
+    Recommender,
+    TrainingData,
+    refit,
+    refits,
+)
 from slipstream.models.registry import load_model, model_names, model_type, save_model
 from slipstream.models.validation import validation_ndcg
+from slipstream.recommend.release import Release
 
 KIND = "model"
 
@@ -41,6 +50,7 @@ class Trained:
     wall_s: float
     curve: list[dict[str, float]]
     settings: Mapping[str, Any]
+    warm: bool = False  # it went on from an earlier model
 
     def lines(self) -> list[str]:
         value = "not measured" if self.ndcg is None else f"{self.ndcg:.4f}"
@@ -69,9 +79,11 @@ def train(
     goal: str | None,
     device: str,
     narrator: Narrator,
+    earlier: Release | None = None,
 ) -> Trained:
     """Choose on each user's last event; closed-form and count models are then fitted again on everything.
 
+    earlier: a release whose model a training may go on from, where the model can (`Continues`).
     Trainings that keep checkpoints go on where a killed run stopped.
     """
     kind = model_type(name)
@@ -83,7 +95,10 @@ def train(
     checkpoint = home.models / f".{name}-{settings.fingerprint()}-{seed}.checkpoint"
     with narrator.progress(f"train {name}") as progress, blas_threads():
         context = FitContext(seed, thread_count(), progress, str(checkpoint), device)
-        model = kind.fit(data, settings, context)
+        if earlier is not None and issubclass(kind, Continues):
+            model = kind.fit_on(data, settings, context, _earlier(earlier, snapshot))
+        else:
+            model = kind.fit(data, settings, context)
         ndcg = None if data.validation is None else validation_ndcg(model.score, data.validation)
         if refits(model):
             whole = TrainingData(snapshot, None, data.item_features, data.user_features, data.graph)
@@ -103,7 +118,16 @@ def train(
             save_model(name, model, writer)
         shutil.rmtree(checkpoint, ignore_errors=True)
     dump = model.settings.model_dump(mode="json")
-    return Trained(name, home.models / name, ndcg, *cost, list(model.report.curve), dump)
+    warm = bool(model.report.notes.get("warm_start"))
+    return Trained(name, home.models / name, ndcg, *cost, list(model.report.curve), dump, warm)
+
+
+def _earlier(release: Release, snapshot: Snapshot) -> Earlier:
+    return Earlier(
+        release.primary,
+        release.items.numbers(snapshot.items.series("item_id")),
+        release.users.numbers(snapshot.users.series("user_id")),
+    )
 
 
 def environment(device: str) -> dict[str, Any]:

@@ -119,6 +119,32 @@ def refit(model: Recommender, data: TrainingData, context: FitContext) -> Recomm
     return type(model).fit(data, model.settings, context)
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """A model that was fitted on earlier data, and where in it today's ids are.
+
+    items: [I] its number of each item of today's vocabulary, UNKNOWN (-1) for a new one. users: [U] likewise.
+    """
+
+    model: Recommender
+    items: NDArray[np.int32]
+    users: NDArray[np.int32]
+
+
+@runtime_checkable
+class Continues(Protocol):
+    """Can go on from what it learned from earlier data, at a small part of the cost of a whole training.
+
+    `report.notes["warm_start"]` says whether it did: with other settings than the earlier model has, or ones
+    that do not allow it, it is fitted from the beginning.
+    """
+
+    @classmethod
+    def fit_on(
+        cls, data: TrainingData, settings: Settings, context: FitContext, earlier: Earlier
+    ) -> Recommender: ...
+
+
 @runtime_checkable
 class Embeds(Protocol):
     """score(q)[i] = query_vectors(q) · item_vectors()[i] (+ item_bias()[i]): such a model can be indexed."""

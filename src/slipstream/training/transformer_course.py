@@ -53,9 +53,12 @@ def run(
     validate: Validate | None = None,
     progress: Progress = silent,
     checkpoint: Path | None = None,
+    start: Weights | None = None,
 ) -> FitOutcome:
     """Train; the outcome's weights cover all I items. Items without an event have only their content.
 
+    start: weights to go on from, as an outcome has them, NaN in the item rows that are new; only for networks
+    whose item table is learned as it is (no content, no neighbours).
     Started by `torchrun`, the processes share the shards of each batch and all get the same outcome.
     """
     ranks, device = _together(settings, device)
@@ -67,6 +70,8 @@ def run(
     known_content = None if content is None else SparseRows.of(content[numbers], device)
     neighbours = _neighbours(histories, len(numbers), settings, device)
     network = TransformerNetwork(shape, derive(seed, "network"), known_content, neighbours)
+    if start is not None:
+        network.start_from({**start, "item": start["item"][numbers]})
     plan = _plan(interactions, settings, device)
     task = NextItemTask(network, histories, plan, seed, device, interactions.people)
 
@@ -79,7 +84,7 @@ def run(
         validate=None if validate is None else lambda weights: validate(whole(weights)),
         progress=progress,
         checkpoint=checkpoint,
-        fingerprint=_fingerprint(settings, seed, histories),
+        fingerprint=_fingerprint(settings, seed, histories, start),
         ranks=ranks,
     )
     outcome.weights = whole(outcome.weights)
@@ -254,9 +259,12 @@ def _free_bytes() -> int | None:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if "SC_AVPHYS_PAGES" in names else None
 
 
-def _fingerprint(settings: TransformerSettings, seed: int, histories: Histories) -> str:
+def _fingerprint(
+    settings: TransformerSettings, seed: int, histories: Histories, start: Weights | None = None
+) -> str:
     """Of all that decides the run's numbers: a checkpoint with another one is another training."""
     digest = hashlib.sha256(f"{settings.fingerprint()} {seed}".encode())
-    for array in (histories.offsets, histories.item, histories.gap):
+    first = [] if start is None else [start[name] for name in sorted(start)]
+    for array in (histories.offsets, histories.item, histories.gap, *first):
         digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]

@@ -250,6 +250,14 @@ class TransformerNetwork(nn.Module):
                 if fresh:
                     parameter.normal_(0.0, INITIAL, generator=stream)
 
+    def start_from(self, weights: dict[str, np.ndarray]) -> None:
+        """Put weights in the place of fresh ones, but where they are NaN (items that are new) or missing."""
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if name in weights:
+                    given = torch.from_numpy(np.array(weights[name], np.float32)).to(parameter.device)
+                    parameter.copy_(torch.where(given.isnan(), parameter, given))
+
     def item_table(self) -> Tensor:
         """[I, D] float32: the embedding, the projected features where there are any, the neighbours' part."""
         table: Tensor = self.item

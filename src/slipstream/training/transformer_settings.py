@@ -6,11 +6,15 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from slipstream.config import OneOf, Range, Settings, Space, fingerprint_of
+from slipstream.config import OneOf, Range, Settings, Space, fingerprint_of, with_overrides
 
 ADDED = ("body", "residual", "calibration", "ema", "neighbour_share", "neighbours", "people")
 """Settings younger than the first saved models. At their defaults they change no number, so they stay out of
 the fingerprint: checkpoints and models from before keep theirs."""
+
+
+WARM_EPOCHS, WARM_RATE = 0.125, 0.5
+"""Of a whole training."""
 
 
 class TransformerSettings(Settings):
@@ -97,6 +101,16 @@ class TransformerSettings(Settings):
     precision: Literal["auto", "bfloat16", "float32"] = Field(
         default="auto", description="auto: bfloat16 if native"
     )
+
+    def continued(self) -> Self:
+        """For a training that goes on from earlier weights."""
+        brief = {
+            "epochs": max(1, round(self.epochs * WARM_EPOCHS)),
+            "lr": self.lr * WARM_RATE,
+            "table_lr": self.table_lr * WARM_RATE,
+            "validate_every": 1,
+        }
+        return with_overrides(self, brief)
 
     def fingerprint(self) -> str:
         """12 hex digits that change when a setting changes the numbers."""

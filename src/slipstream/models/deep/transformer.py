@@ -32,7 +32,14 @@ from slipstream.inference.encoder import Encoder, EncoderState, gap_bin
 from slipstream.inference.item_index import ItemIndex
 from slipstream.inference.item_rows import ItemRows, rows_of
 from slipstream.inference.packed_weights import Packed, read_packed, write_packed
-from slipstream.models.recommender import FitContext, FitReport, ScoreMatrix, TrainingData, WeightRole
+from slipstream.models.recommender import (
+    Earlier,
+    FitContext,
+    FitReport,
+    ScoreMatrix,
+    TrainingData,
+    WeightRole,
+)
 from slipstream.models.transformer_preset import preset_of
 from slipstream.models.validation import sample_holdout, validation_ndcg
 from slipstream.training.transformer_settings import TransformerSettings
@@ -90,6 +97,18 @@ class Transformer:
         encoder, known, people, report = _fit(data, own, context)
         model = cls(own, encoder, known, people)
         model.report = report
+        return model
+
+    @classmethod
+    def fit_on(cls, data: TrainingData, settings: Settings, context: FitContext, earlier: Earlier) -> Self:
+        """Start at the earlier weights, new items at fresh rows; a brief course (`continued`)."""
+        own = _own(settings)
+        if not isinstance(earlier.model, cls) or not _can_continue(own, earlier.model._own):
+            return cls.fit(data, settings, context)
+        encoder, known, people, report = _fit(data, own.continued(), context, _start(earlier))
+        model = cls(own, encoder, known, people)
+        model.report = report
+        model.report.notes["warm_start"] = True
         return model
 
     def query_vectors(self, queries: Queries) -> NDArray[np.float32]:
@@ -268,6 +287,23 @@ def _people(artifact: Artifact, encoder: Encoder) -> sp.csr_matrix | None:
     return sp.csr_matrix((data, indices, indptr), shape=(len(indptr) - 1, len(encoder.weights[PERSON])))
 
 
+def _can_continue(own: TransformerSettings, earlier: TransformerSettings) -> bool:
+    """With content or neighbours the table that is kept is not the one that was learned; columns of people's
+    features may mean something else today."""
+    plain = not own.content and own.neighbour_share == 0 and not own.people
+    return plain and own.fingerprint() == earlier.fingerprint()
+
+
+def _start(earlier: Earlier) -> dict[str, NDArray[Any]]:
+    """The earlier weights with the item rows in today's numbers, NaN for those it has no vector of."""
+    model: Any = earlier.model
+    weights = dict(model.weights())
+    there = (earlier.items >= 0) & model.known[np.maximum(earlier.items, 0)]
+    rows = np.full((len(earlier.items), weights["item"].shape[1]), np.nan, np.float32)
+    rows[there] = weights["item"][earlier.items[there]]
+    return {**weights, "item": rows}
+
+
 def _encoder(weights: Mapping[str, NDArray[Any]], settings: TransformerSettings) -> Encoder:
     return encoder_of(weights, ffn=settings.ffn, cosine=settings.output == "cosine")
 
@@ -288,7 +324,10 @@ def _own(settings: Settings) -> TransformerSettings:
 
 
 def _fit(
-    data: TrainingData, settings: TransformerSettings, context: FitContext
+    data: TrainingData,
+    settings: TransformerSettings,
+    context: FitContext,
+    start: dict[str, NDArray[Any]] | None = None,
 ) -> tuple[Encoder, NDArray[np.bool_], sp.csr_matrix | None, FitReport]:
     """Training sees the items that have events, numbered anew; it gives vectors to the others if it can."""
     try:
@@ -321,6 +360,7 @@ def _fit(
         validate=_validation(data.validation, settings, known, people, context),
         progress=context.progress,
         checkpoint=None if context.checkpoint is None else Path(context.checkpoint),
+        start=start,
     )
     encoder = _encoder(outcome.weights, settings)
     notes = {"best_epoch": outcome.best_epoch, "stopped": outcome.stopped}
