@@ -68,6 +68,11 @@ class Row:
             if len(parts) == len(self.trials)
         }
 
+    def of_seeds(self, seeds: set[int]) -> Row:
+        """Only the trials of these seeds."""
+        kept = [(f, t) for f, t in zip(self.files, self.trials, strict=True) if t["seed"] in seeds]
+        return Row(self.name, tuple(f for f, _ in kept), tuple(t for _, t in kept))
+
     @cached_property
     def lists(self) -> Any:
         """The averaged trial made from the lists beside the files, or None where one or the data is missing."""
@@ -207,7 +212,10 @@ def features_table(rows: Sequence[Row]) -> Table | None:
     return Table("what item features, user features and the graph are worth", columns, tuple(lines), _PAIRED)
 
 
-_PAIRED = "the interval of the difference is paired over users; in its absence nothing is claimed"
+_PAIRED = (
+    "of the seeds that both have; the interval of the difference is paired over users, and in its absence "
+    "nothing is claimed"
+)
 
 
 def fusion_table(rows: Sequence[Row]) -> Table | None:
@@ -232,7 +240,10 @@ def fusion_table(rows: Sequence[Row]) -> Table | None:
 
 
 def _difference(a: Row, b: Row, what: str) -> tuple[Cell, ...]:
-    """(name, what, NDCG of a, of b, a - b)."""
+    """(name, what, NDCG of a, of b, a - b), of the seeds that both have, where there are any."""
+    shared = {t["seed"] for t in a.trials} & {t["seed"] for t in b.trials}
+    if shared:
+        a, b = a.of_seeds(shared), b.of_seeds(shared)
     paired = a.lists is not None and b.lists is not None
     gap = paired_difference(a.lists, b.lists) if paired else None
     worth = Figure(a.mean("NDCG@10") - b.mean("NDCG@10"), gap)

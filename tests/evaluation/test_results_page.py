@@ -65,6 +65,17 @@ def test_what_leaves_nothing_out_is_worth_nothing_beyond_doubt(runs: Path) -> No
     assert "| 0.0000 |" in unpaired
 
 
+def test_a_difference_is_of_the_seeds_that_both_rows_have(runs: Path, tmp_path: Path) -> None:
+    """EASE with two seeds, the other far better: what items are worth is that of the first: nothing."""
+    for number in (3, 4):
+        (tmp_path / f"{number}.json").write_text((runs / f"{number}.json").read_text())
+    other = json.loads((runs / "3.json").read_text())
+    other["seed"], other["metrics"]["NDCG@10"] = 1, 0.9
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    row = next(line for line in results(tmp_path, shared=runs).splitlines() if "| ease | items |" in line)
+    assert row.endswith("| 0.0000 |")
+
+
 def test_the_tables_go_between_the_marks_and_again_in_their_place(runs: Path, tmp_path: Path) -> None:
     page = tmp_path / "results.md"
     page.write_text((ROOT / "docs" / "results.md").read_text())
