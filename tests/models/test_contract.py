@@ -24,7 +24,7 @@ from slipstream.config import Settings, with_overrides
 from slipstream.dataset.queries import Holdout, Queries, queries_of, query_of
 from slipstream.dataset.snapshot import Snapshot, snapshot_of
 from slipstream.dataset.vocabulary import Vocabulary
-from slipstream.errors import DataError
+from slipstream.errors import CorruptArtifact, DataError
 from slipstream.models import simple
 from slipstream.models.recommender import (
     Embeds,
@@ -232,6 +232,26 @@ def check_save_and_load(name: str, folder: Path) -> None:
     np.testing.assert_array_equal(loaded.score(queries), model.score(queries))
 
 
+def check_another_version(name: str, folder: Path) -> None:
+    """Each JSON part replaced by one that says nothing this version knows: refused, or not needed."""
+    model = on_circle(name)
+    with writing(folder / name, "model") as writer:
+        save_model(name, model, writer)
+        parts = [part.relative_to(writer.path) for part in writer.path.rglob("*.json")]
+    refused = 0
+    for part in parts:
+        if part.name == "manifest.json":
+            continue
+        with writing(folder / "other", "model") as writer:
+            save_model(name, model, writer)
+            writer.file(str(part)).write_text('{"from another version": 1}')
+        try:
+            load_model(open_artifact(folder / "other", "model"))
+        except CorruptArtifact:
+            refused += 1
+    assert refused >= 2  # settings, training
+
+
 def check_batch(name: str) -> None:
     for world, model in ((clubs(), on_clubs(name)), (circle(), on_circle(name))):
         queries = everyone(world)
@@ -376,6 +396,11 @@ def test_same_seed_same_scores(name: str) -> None:
 @every_model
 def test_save_and_load_change_nothing(name: str, tmp_path: Path) -> None:
     check_save_and_load(name, tmp_path)
+
+
+@every_model
+def test_a_model_of_another_version_is_refused(name: str, tmp_path: Path) -> None:
+    check_another_version(name, tmp_path)
 
 
 @every_model

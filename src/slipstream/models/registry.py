@@ -7,8 +7,10 @@ import pkgutil
 from types import ModuleType
 from typing import Any
 
+from pydantic import ValidationError
+
 from slipstream.artifacts import Artifact, ArtifactWriter
-from slipstream.errors import UnknownName
+from slipstream.errors import CorruptArtifact, UnknownName
 from slipstream.models import deep, kg, simple
 from slipstream.models.recommender import FitReport, Recommender
 
@@ -49,10 +51,19 @@ def save_model(name: str, model: Recommender, writer: ArtifactWriter) -> None:
 
 
 def load_model(artifact: Artifact) -> tuple[str, Recommender]:
-    """The name and the model in an artifact written by `save_model`."""
+    """The name and the model in an artifact written by `save_model`.
+
+    Raises CorruptArtifact where something that this version reads is not in it.
+    """
     name: str = artifact.meta["model"]
     cls = model_type(name)
-    settings: Any = cls.settings_type.model_validate(artifact.json("settings"))
-    model = cls.load(artifact, settings)
-    model.report = FitReport(**artifact.json("training"))
+    try:
+        settings: Any = cls.settings_type.model_validate(artifact.json("settings"))
+        model = cls.load(artifact, settings)
+        model.report = FitReport(**artifact.json("training"))
+    except (KeyError, TypeError, ValidationError) as error:
+        raise CorruptArtifact(
+            f"{artifact.path} holds a {name} of another version of slipstream",
+            hint=f"train it again: slipstream train {name}",
+        ) from error
     return name, model
