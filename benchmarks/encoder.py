@@ -5,7 +5,8 @@
 One thread, random weights; CPU time, least and median, in microseconds. `inside`: many events appended in a
 row, without the clock between them, the Python around each included. `weights`: the bytes of the body that a step
 has to read. Rows: one event on a full ring; the state of a whole history (as long as the receptive field, at
-most 250 events); the same for 64 histories at once (per history); the ten latest events left out in turn.
+most 250 events); the same for 64 histories at once (per history); the ten latest events left out in turn, with the history
+read anew, and from the state.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def main() -> None:
         weights = random_weights(shape, 0, np.float32)
         size = sum(value.nbytes for key, value in weights.items() if key.startswith("layer."))
         print(f"\n{name}; weights {size / 1e6:.2f} MB")
-        heads = ("one event", "median", "inside", "history", "of 64", "left out")
+        heads = ("one event", "median", "inside", "history", "of 64", "left out", "of a state")
         print(f"  {'':10}" + "".join(f"{head:>11}" for head in heads))
         for path in options.paths:
             print(f"  {path:10}" + "".join(f"{value:11.1f}" for value in _measure(shape, weights, path)))
@@ -68,6 +69,7 @@ def _measure(shape: Shape, weights: dict[str, np.ndarray], path: str) -> list[fl
     one, its_times = item[:length], times[:length]
     offsets = np.arange(65) * length
     state = encoder.prefill(one, its_times)
+    fresh = state.copy()
     quick = path != "numpy"
 
     def several(_: int) -> None:
@@ -82,6 +84,7 @@ def _measure(shape: Shape, weights: dict[str, np.ndarray], path: str) -> list[fl
         min(_times(lambda n: encoder.prefill(one, its_times), 50 if quick else 10)),
         min(_times(lambda n: encoder.encode(offsets, item, times), 3)) / 64,
         min(_times(lambda n: encoder.leave_out(one, its_times, 10), 10 if quick else 3)),
+        min(_times(lambda n: encoder.leave_out_of(fresh, one, its_times, 10), 50 if quick else 3)),
     ]
 
 

@@ -37,6 +37,10 @@ from slipstream.recommend.live_release import promote
 from slipstream.recommend.release import Named, write_release
 
 TICKS = os.sysconf("SC_CLK_TCK")
+SHAPES = {
+    "ml-1m": {"dim": 128, "layers": 4, "heads": 4, "attention_window": 64},  # of the ML-1M preset
+    "small": {"dim": 64, "layers": 2, "heads": 2, "attention_window": 64},
+}
 START_US = 1_700_000_000_000_000
 
 
@@ -48,7 +52,9 @@ def machine() -> str:
     )
 
 
-def make_home(folder: Path, *, users: int, items: int, length: int, model: str, seed: int = 0) -> Home:
+def make_home(
+    folder: Path, *, users: int, items: int, length: int, model: str, seed: int = 0, shape: str = "ml-1m"
+) -> Home:
     """Events of `users` people with `length` each, and a live release of `model` over `items` films."""
     home = Home(folder)
     home.root.mkdir(parents=True, exist_ok=True)
@@ -56,7 +62,7 @@ def make_home(folder: Path, *, users: int, items: int, length: int, model: str, 
     with SqliteEventStore(home.events) as store:
         for start in range(0, rows.height, 50_000):
             store.append(EventBatch.of(rows[start : start + 50_000]))
-    release(home, "first", rows, items, model)
+    release(home, "first", rows, items, model, shape)
     return home
 
 
@@ -94,7 +100,7 @@ def log(users: int, items: int, length: int, seed: int) -> pl.DataFrame:
     )
 
 
-def release(home: Home, name: str, rows: pl.DataFrame, items: int, model: str) -> None:
+def release(home: Home, name: str, rows: pl.DataFrame, items: int, model: str, shape: str = "ml-1m") -> None:
     named = [f"i{i}" for i in range(items)]
     data = snapshot_of(rows.drop("event_id", "kind"), items=Vocabulary.of(named))
     catalogue = pl.DataFrame(
@@ -108,20 +114,19 @@ def release(home: Home, name: str, rows: pl.DataFrame, items: int, model: str) -
         home.releases,
         name,
         snapshot=data,
-        primary=_fitted(model, data),
+        primary=_fitted(model, data, shape),
         popularity=_fitted("popularity", data),
         items=catalogue,
     )
     promote(home.releases, name)
 
 
-def _fitted(name: str, data: Snapshot) -> Named:
+def _fitted(name: str, data: Snapshot, shape: str = "ml-1m") -> Named:
     training = TrainingData(data)
     cls = model_type(name)
     settings = cls.preset(training)
-    if name == "transformer":  # the shape of the ML-1M preset
-        shape = {"dim": 128, "layers": 4, "heads": 4, "attention_window": 64, "epochs": 0}
-        settings = with_overrides(settings, shape)
+    if name == "transformer":
+        settings = with_overrides(settings, {**SHAPES[shape], "epochs": 0})
     return Named(name, cls.fit(training, settings, FitContext()))
 
 

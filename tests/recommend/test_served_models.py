@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
+from slipstream.config import with_overrides
 from slipstream.dataset.queries import queries_of
 from slipstream.dataset.snapshot import Snapshot, snapshot_of
-from slipstream.models.recommender import ExplainsByHistory, FitContext, TrainingData
+from slipstream.events.event import EventBatch
+from slipstream.events.sqlite import SqliteEventStore
+from slipstream.models.recommender import ExplainsByHistory, ExplainsFromState, FitContext, TrainingData
 from slipstream.models.registry import model_names, model_type
 from slipstream.recommend.likeness import LISTED, Likeness
 from slipstream.recommend.pipeline import Pipeline, Request, rank
-from slipstream.recommend.release import Named, Release, write_release
+from slipstream.recommend.release import Named, PipelineSettings, Release, write_release
 from slipstream.recommend.rules import Rules
 
 LIGHT = ("item_neighbours", "ease")
@@ -99,3 +103,40 @@ def test_lists_that_would_take_too_long_are_left_out() -> None:
     model = cls.fit(training, cls.preset(training), FitContext())
     assert Likeness(model).lists(data.item_count, budget_s=0.0) is None
     assert Likeness(model).lists(data.item_count) is not None
+
+
+def test_history_reasons_of_a_living_state_are_those_of_the_whole_history(tmp_path: Path) -> None:
+    """Event by event, also past the window's edge: the same reasons as from the history read anew."""
+    pytest.importorskip("torch")
+    data = clubs()
+    training = TrainingData(data)
+    cls = model_type("transformer")
+    shape = {"dim": 16, "heads": 2, "layers": 2, "attention_window": 6, "epochs": 0}
+    model = cls.fit(training, with_overrides(cls.preset(training), shape), FitContext())
+    primary, popularity = Named("transformer", model), model_type("popularity")
+    counted = popularity.fit(training, popularity.preset(training), FitContext())
+    write_release(
+        tmp_path, "r", snapshot=data, primary=primary, popularity=Named("popularity", counted),
+        settings=PipelineSettings(history_per_item=20),
+    )  # fmt: skip
+    release = Release.open(tmp_path / "r")
+    assert isinstance(release.primary, ExplainsFromState)
+    random = np.random.default_rng(0)
+    request = Request(user_id="ann", k=5, explain=True)
+    told = 0
+    with SqliteEventStore(tmp_path / "events.sqlite") as store:
+        living = Pipeline(release, store, slate_cache=False, rules=Rules(repeat=True))
+        for n in range(25):
+            item = data.items[int(random.integers(data.item_count))]
+            row = {"user_id": ["ann"], "item_id": [item], "time_us": [n * 7_000_000 * int(10 ** (n % 4))]}
+            store.append(EventBatch.of(pl.DataFrame(row)))
+            found = living.recommend(request).items
+            expected = Pipeline(release, store, rules=Rules(repeat=True)).recommend(
+                replace(request, time_us=2**60)  # as of a moment: nothing is kept, all is worked out anew
+            )
+            for ours, theirs in zip(found, expected.items, strict=True):
+                assert [r.text for r in ours.reasons] == [r.text for r in theirs.reasons]
+                shares = [r.share for r in theirs.reasons]
+                assert [r.share for r in ours.reasons] == pytest.approx(shares, rel=1e-3, abs=1e-5)
+                told += len(shares)
+    assert told > 100

@@ -3,8 +3,8 @@
  * Matrices are packed once into panels of columns, so each weight is read once, in order, with no horizontal
  * sums. A step is bound by reading the weights: 12 D^2 numbers a layer. Keys of a user are kept turned, [D][W],
  * so that the lanes of a register are positions and neither logits nor softmax need sums across lanes. The ring
- * is never moved: the softmax does not care in which order the slots are, and the bias by age is read from a
- * table that runs twice round.
+ * is never moved: what is looked at are one or two stretches of it. It has some slots more than the window, so
+ * that it still holds what the latest events saw: then one pass tells the vector without each of them.
  */
 #include "kernels.h"
 #include "packed_rows.h"
@@ -16,6 +16,7 @@ enum {
     PADDING = 16,    /* numbers that a whole register may reach beyond an end */
     FFN_ROWS = 48,   /* rows whose inner layer is held at once */
     TOGETHER = 256,  /* tokens of whole histories that go through together */
+    LATEST = 10,     /* events that can be left out */
     MOST = 1 << 14,  /* bound of every size, so that products cannot overflow */
 };
 static const double NEVER = -1e30;
@@ -26,7 +27,7 @@ typedef struct Arithmetic Arithmetic;
 
 typedef struct {
     Py_ssize_t layers, dim, heads, window, inner, bins, items;
-    Py_ssize_t pitch; /* slots of a ring: the window, rounded up to PADDING */
+    Py_ssize_t slots, pitch; /* of a ring: the window and LATEST - 1 more; the same rounded up to PADDING */
     int ffn, gated;
     size_t size; /* of a number: 4 or 8 bytes */
     const void *item, *gap; /* item: of a table in double precision */
@@ -43,6 +44,8 @@ struct Arithmetic {
     void (*step)(const Encoder *, Py_ssize_t, void *, int64_t, const int32_t *, const int64_t *, void *, void *);
     void (*whole)(const Encoder *, Py_ssize_t, Py_ssize_t *, const int32_t *, const int64_t *, Py_ssize_t, void *,
                   int64_t, void *, void *);
+    void (*variants)(const Encoder *, const void *, int64_t, Py_ssize_t, const int32_t *, const int64_t *,
+                     const int64_t *, void *, void *);
 };
 
 /* Zeroed memory at cache lines, freed all at once. */
@@ -180,7 +183,7 @@ static PyObject *open_encoder(PyObject *module, PyObject *const *args, Py_ssize_
     }
     e->size = sizes[0] ? 8 : 4, e->layers = sizes[1], e->dim = sizes[2], e->heads = sizes[3], e->window = sizes[4];
     e->inner = sizes[5], e->ffn = (int)sizes[6], e->gated = sizes[7] != 0;
-    e->pitch = (e->window + PADDING - 1) / PADDING * PADDING;
+    e->slots = e->window + LATEST - 1, e->pitch = (e->slots + PADDING - 1) / PADDING * PADDING;
     e->arithmetic = ARITHMETIC[level][sizes[0] != 0];
     Py_buffer weights = {0};
     PyObject *capsule = NULL;
@@ -251,10 +254,48 @@ done:
     return answer;
 }
 
+/* leave_out(encoder, ring, count, latest, item, gap, later, out): the vector without each of the latest events. */
+static PyObject *leave_out(PyObject *module, PyObject *const *args, Py_ssize_t argument_count) {
+    (void)module;
+    if (!enough_arguments(argument_count, 8, "leave_out")) return NULL;
+    Encoder *e = PyCapsule_GetPointer(args[0], ENCODER);
+    if (!e) return NULL;
+    const int64_t count = PyLong_AsLongLong(args[2]);
+    const Py_ssize_t latest = PyErr_Occurred() ? -1 : PyLong_AsSsize_t(args[3]);
+    if (PyErr_Occurred()) return NULL;
+    if (latest < 2 || latest > LATEST || count < latest) {
+        PyErr_Format(PyExc_ValueError, "latest must be 2 to %d, and no more than there are events", LATEST);
+        return NULL;
+    }
+    Py_buffer ring = {0}, item = {0}, gap = {0}, later = {0}, out = {0};
+    PyObject *answer = NULL;
+    const Py_ssize_t size = (Py_ssize_t)e->size, rows = latest * (latest - 1) / 2 + 1;
+    if (numbers(args[1], &ring, size, ring_of(e), 0, "ring") < 0) goto done;
+    if (numbers(args[4], &item, 4, latest, 0, "item") < 0 || numbers(args[5], &gap, 8, latest, 0, "gap") < 0) goto done;
+    if (numbers(args[6], &later, 8, latest, 0, "later") < 0) goto done;
+    if (numbers(args[7], &out, size, latest * e->dim, 1, "out") < 0) goto done;
+    if (!known_tokens(e, latest, item.buf, gap.buf) || !known_tokens(e, latest, item.buf, later.buf)) goto done;
+    void *scratch = lines_of_memory(e->arithmetic->room(e, rows, rows) * e->size);
+    if (!scratch) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    PyThreadState *state = PyEval_SaveThread();
+    e->arithmetic->variants(e, ring.buf, count, latest, item.buf, gap.buf, later.buf, out.buf, scratch);
+    PyEval_RestoreThread(state);
+    free(scratch);
+    answer = Py_None;
+    Py_INCREF(answer);
+done:
+    PyBuffer_Release(&ring), PyBuffer_Release(&item), PyBuffer_Release(&gap), PyBuffer_Release(&later);
+    PyBuffer_Release(&out);
+    return answer;
+}
+
 /* Groups of histories go through together, so that short ones fill the tiles; -1 without memory. */
 static int encode_all(const Encoder *e, Py_ssize_t count, const int64_t *offsets, const int32_t *item,
                       const int64_t *gap, void *ring, char *out) {
-    const Py_ssize_t field = e->layers * (e->window - 1) + 1, most = field > TOGETHER ? field : TOGETHER;
+    const Py_ssize_t field = e->layers * (e->window - 1) + 1 + (ring ? e->slots - e->window : 0), most = field > TOGETHER ? field : TOGETHER;
     Py_ssize_t *lengths = malloc((size_t)most * sizeof(Py_ssize_t));
     int32_t *items = malloc((size_t)most * sizeof(int32_t));
     int64_t *gaps = malloc((size_t)most * sizeof(int64_t));
@@ -328,6 +369,8 @@ static PyMethodDef METHODS[] = {
      "open(level, double, layers, dim, heads, window, inner, ffn, gated, weights, item, gap or None[, form, scale,"
      " factor of the items]) -> encoder"},
     {"step", (PyCFunction)(void (*)(void))step, METH_FASTCALL, "step(encoder, states, rings, count, item, gap, out)"},
+    {"leave_out", (PyCFunction)(void (*)(void))leave_out, METH_FASTCALL,
+     "leave_out(encoder, ring, count, latest, item, gap, later, out)"},
     {"encode", (PyCFunction)(void (*)(void))encode, METH_FASTCALL,
      "encode(encoder, histories, offsets, tokens, item, gap, ring or None, out)"},
     {NULL, NULL, 0, NULL},

@@ -13,36 +13,51 @@
 
 typedef struct {
     REAL *norm1_weight, *norm1_bias, *norm2_weight, *norm2_bias;
-    REAL *bias; /* [heads][2 W + padding]: entry W - age, and again at 2 W - age */
+    REAL *bias; /* [heads][W + padding]: entry W - age */
     Linear query, key, value, out, ffn_in, ffn_value, ffn_out, gate1, gate2;
 } NAME(Block);
 #define Block NAME(Block)
 
-/* One query against `count` keys [dim][pitch] and values [count][width]; `logits` has room for whole vectors. */
-static void NAME(attend)(const Encoder *encoder, const REAL *query, const REAL *keys, Py_ssize_t pitch,
-                         const REAL *values, Py_ssize_t width, Py_ssize_t count, const REAL *bias, REAL *logits,
-                         REAL *out) {
-    const Py_ssize_t size = encoder->dim / encoder->heads, span = 2 * encoder->window + PADDING;
-    const Py_ssize_t whole = (count + LANES - 1) / LANES * LANES;
+/* Neighbouring events: keys [dim][pitch] and values [count][width] from the first of them on, the oldest first. */
+typedef struct {
+    const REAL *keys, *values;
+    Py_ssize_t pitch, width, count, oldest; /* oldest: the age of the first */
+} NAME(Piece);
+#define Piece NAME(Piece)
+
+/* The logits of one head over a piece, up to a whole vector; `bias` is that of the oldest. Returns their number. */
+static Py_ssize_t NAME(logits)(const Piece *piece, const REAL *query, const REAL *key, Py_ssize_t size,
+                               const REAL *bias, REAL *logits) {
+    const Py_ssize_t whole = (piece->count + LANES - 1) / LANES * LANES;
+    Py_ssize_t j = 0;
+    for (; j + 2 * LANES <= whole; j += 2 * LANES) {
+        vec first = *(const vec *)(bias + j), second = *(const vec *)(bias + j + LANES);
+        for (Py_ssize_t i = 0; i < size; i++) {
+            first += *(const vec *)(key + i * piece->pitch + j) * query[i];
+            second += *(const vec *)(key + i * piece->pitch + j + LANES) * query[i];
+        }
+        *(vec *)(logits + j) = first, *(vec *)(logits + j + LANES) = second;
+    }
+    for (; j < whole; j += LANES) {
+        vec first = *(const vec *)(bias + j);
+        for (Py_ssize_t i = 0; i < size; i++) first += *(const vec *)(key + i * piece->pitch + j) * query[i];
+        *(vec *)(logits + j) = first;
+    }
+    for (j = piece->count; j < whole; j++) logits[j] = NEVER;
+    return whole;
+}
+
+/* One query against the events of some pieces; `logits` has room for whole vectors of each. */
+static void NAME(attend)(const Encoder *encoder, const REAL *query, const Piece *pieces, int some, const REAL *bias,
+                         REAL *logits, REAL *out) {
+    const Py_ssize_t size = encoder->dim / encoder->heads, span = encoder->window + 2 * PADDING;
     for (Py_ssize_t head = 0; head < encoder->heads; head++, query += size, bias += span, out += size) {
-        const REAL *key = keys + head * size * pitch, *value = values + head * size;
         REAL largest = NEVER;
-        Py_ssize_t j = 0;
-        for (; j + 2 * LANES <= whole; j += 2 * LANES) {
-            vec first = *(const vec *)(bias + j), second = *(const vec *)(bias + j + LANES);
-            for (Py_ssize_t i = 0; i < size; i++) {
-                first += *(const vec *)(key + i * pitch + j) * query[i];
-                second += *(const vec *)(key + i * pitch + j + LANES) * query[i];
-            }
-            *(vec *)(logits + j) = first, *(vec *)(logits + j + LANES) = second;
-        }
-        for (; j < whole; j += LANES) {
-            vec first = *(const vec *)(bias + j);
-            for (Py_ssize_t i = 0; i < size; i++) first += *(const vec *)(key + i * pitch + j) * query[i];
-            *(vec *)(logits + j) = first;
-        }
-        for (j = count; j < whole; j++) logits[j] = NEVER;
-        for (j = 0; j < count; j++) largest = logits[j] > largest ? logits[j] : largest;
+        Py_ssize_t whole = 0, j;
+        for (int p = 0; p < some; p++)
+            whole += NAME(logits)(pieces + p, query, pieces[p].keys + head * size * pieces[p].pitch, size,
+                                  bias + encoder->window - pieces[p].oldest, logits + whole);
+        for (j = 0; j < whole; j++) largest = logits[j] > largest ? logits[j] : largest;
         vec sums = {0};
         for (j = 0; j < whole; j += LANES) {
             const vec share = NAME(exponential)(*(const vec *)(logits + j) - largest);
@@ -51,20 +66,45 @@ static void NAME(attend)(const Encoder *encoder, const REAL *query, const REAL *
         }
         const REAL factor = 1 / NAME(total)(sums);
         Py_ssize_t i = 0;
-        for (; i + 2 * LANES <= size; i += 2 * LANES) {
+        for (; i < size; i += i + 2 * LANES <= size ? 2 * LANES : 1) {
+            const int wide = i + 2 * LANES <= size;
+            const REAL *share = logits;
             vec first = {0}, second = {0};
-            for (j = 0; j < count; j++) {
-                first += *(const vec *)(value + j * width + i) * logits[j];
-                second += *(const vec *)(value + j * width + i + LANES) * logits[j];
-            }
-            *(vec *)(out + i) = first * factor, *(vec *)(out + i + LANES) = second * factor;
-        }
-        for (; i < size; i++) {
             REAL sum = 0;
-            for (j = 0; j < count; j++) sum += logits[j] * value[j * width + i];
-            out[i] = sum * factor;
+            for (int p = 0; p < some; p++) {
+                const REAL *value = pieces[p].values + head * size + i;
+                const Py_ssize_t width = pieces[p].width, count = pieces[p].count;
+                if (wide)
+                    for (j = 0; j < count; j++) {
+                        first += *(const vec *)(value + j * width) * share[j];
+                        second += *(const vec *)(value + j * width + LANES) * share[j];
+                    }
+                else
+                    for (j = 0; j < count; j++) sum += share[j] * value[j * width];
+                share += (count + LANES - 1) / LANES * LANES;
+            }
+            if (wide)
+                *(vec *)(out + i) = first * factor, *(vec *)(out + i + LANES) = second * factor;
+            else
+                out[i] = sum * factor;
         }
     }
+}
+
+/* The `count` events of a ring before number `end`, the youngest of age `age`, as one piece or two. */
+static int NAME(of_ring)(const Encoder *encoder, const REAL *keys, int64_t end, Py_ssize_t count, Py_ssize_t age,
+                         Piece *pieces) {
+    const Py_ssize_t dim = encoder->dim, pitch = encoder->pitch, slots = encoder->slots;
+    const REAL *values = keys + dim * pitch;
+    if (count <= 0) return 0;
+    const Py_ssize_t after = (end - 1) % slots + 1, older = count - after;
+    if (older <= 0) {
+        pieces[0] = (Piece){keys - older, values - older * dim, pitch, dim, count, age + count - 1};
+        return 1;
+    }
+    pieces[0] = (Piece){keys + slots - older, values + (slots - older) * dim, pitch, dim, older, age + count - 1};
+    pieces[1] = (Piece){keys, values, pitch, dim, after, age + after - 1};
+    return 2;
 }
 
 static void NAME(activate)(const Encoder *encoder, const Block *block, REAL *inner, const REAL *gated) {
@@ -133,17 +173,19 @@ static void NAME(output)(const Encoder *encoder, const REAL *x, REAL *h, REAL *o
 /* Numbers of scratch that `rows` rows need, of which `tokens` have keys. */
 static size_t NAME(room)(const Encoder *encoder, Py_ssize_t rows, Py_ssize_t tokens) {
     const Py_ssize_t width = NAME(padded)(encoder->dim), hidden = NAME(padded)(encoder->inner);
-    return (size_t)(width * (7 * rows + tokens + PADDING) + 2 * FFN_ROWS * hidden + encoder->window + 3 * PADDING);
+    return (size_t)(width * (7 * rows + tokens + PADDING) + 2 * FFN_ROWS * hidden + encoder->window + 4 * PADDING);
 }
 
 /* `states` users of `count` events each; their rings lie one after another; see `Ring` in _encoder.c. */
 static void NAME(step)(const Encoder *encoder, Py_ssize_t states, void *rings, int64_t count, const int32_t *item,
                        const int64_t *gap, void *out, void *scratch) {
     const Py_ssize_t dim = encoder->dim, width = NAME(padded)(dim), window = encoder->window;
-    const Py_ssize_t slot = count % window, filled = count < window ? count + 1 : window, pitch = encoder->pitch;
+    const Py_ssize_t slot = count % encoder->slots, filled = count < window ? count + 1 : window;
+    const Py_ssize_t pitch = encoder->pitch;
+    Piece pieces[2];
     REAL *x = scratch, *h = x + states * width, *query = h + states * width, *key = query + states * width;
     REAL *value = key + states * width, *branch = value + states * width, *mixed = branch + states * width;
-    REAL *logits = mixed + states * width, *inner = logits + window + PADDING;
+    REAL *logits = mixed + states * width, *inner = logits + window + 3 * PADDING;
     memset(mixed, 0, (size_t)(states * width) * sizeof(REAL));
     for (Py_ssize_t s = 0; s < states; s++) NAME(input)(encoder, item[s], gap[s], x + s * width);
     for (Py_ssize_t l = 0; l < encoder->layers; l++) {
@@ -157,8 +199,8 @@ static void NAME(step)(const Encoder *encoder, Py_ssize_t states, void *rings, i
             REAL *keys = (REAL *)rings + (s * encoder->layers + l) * 2 * dim * pitch, *values = keys + dim * pitch;
             for (Py_ssize_t i = 0; i < dim; i++) keys[i * pitch + slot] = key[s * width + i];
             memcpy(values + slot * dim, value + s * width, (size_t)dim * sizeof(REAL));
-            NAME(attend)(encoder, query + s * width, keys, pitch, values, dim, filled, block->bias + window - slot,
-                         logits, mixed + s * width);
+            const int some = NAME(of_ring)(encoder, keys, count + 1, filled, 0, pieces);
+            NAME(attend)(encoder, query + s * width, pieces, some, block->bias, logits, mixed + s * width);
         }
         NAME(after)(encoder, block, states, x, mixed, h, branch, inner);
     }
@@ -171,14 +213,15 @@ static void NAME(fill)(const Encoder *encoder, REAL *keys, const REAL *key, cons
                        int64_t total) {
     const Py_ssize_t dim = encoder->dim, width = NAME(padded)(dim), pitch = encoder->pitch;
     REAL *values = keys + dim * pitch;
-    for (Py_ssize_t t = tokens > encoder->window ? tokens - encoder->window : 0; t < tokens; t++) {
-        const Py_ssize_t slot = (total - tokens + t) % encoder->window;
+    for (Py_ssize_t t = tokens > encoder->slots ? tokens - encoder->slots : 0; t < tokens; t++) {
+        const Py_ssize_t slot = (total - tokens + t) % encoder->slots;
         for (Py_ssize_t i = 0; i < dim; i++) keys[i * pitch + slot] = key[t * width + i];
         memcpy(values + slot * dim, value + t * width, (size_t)dim * sizeof(REAL));
     }
 }
 
-/* The latest vector of each of `count` histories; lengths [count] are within the receptive field and at least 1.
+/* The latest vector of each of `count` histories; lengths [count] are at least 1 and within the receptive field,
+ * which a ring makes longer by the slots that it has beyond the window.
  * item and gap hold the tokens of all, one history after another. Each layer computes only the positions that
  * later layers look at: the rows of x shrink towards the ends. ring: of the only history, or NULL. */
 static void NAME(whole)(const Encoder *encoder, Py_ssize_t count, Py_ssize_t *lengths, const int32_t *item,
@@ -188,13 +231,14 @@ static void NAME(whole)(const Encoder *encoder, Py_ssize_t count, Py_ssize_t *le
     REAL *x = scratch, *h = x + tokens * width, *query = h + tokens * width, *key = query + tokens * width;
     REAL *value = key + tokens * width, *branch = value + tokens * width, *mixed = branch + tokens * width;
     REAL *turned = mixed + tokens * width; /* keys as [dim][pitch] */
-    REAL *logits = turned + width * pitch, *inner = logits + window + PADDING;
+    REAL *logits = turned + width * pitch, *inner = logits + window + 3 * PADDING;
     memset(mixed, 0, (size_t)(tokens * width) * sizeof(REAL));
     memset(turned, 0, (size_t)(width * pitch) * sizeof(REAL));
     for (Py_ssize_t t = 0; t < tokens; t++) NAME(input)(encoder, item[t], gap[t], x + t * width);
     for (Py_ssize_t l = 0; l < encoder->layers; l++) {
         const Block *block = (const Block *)encoder->blocks + l;
-        const Py_ssize_t band = (encoder->layers - 1 - l) * (window - 1) + 1;
+        const Py_ssize_t later = encoder->layers - 1 - l, more = ring && later ? encoder->slots - window : 0;
+        const Py_ssize_t band = later * (window - 1) + 1 + more;
         Py_ssize_t start = 0, rows = 0;
         for (Py_ssize_t b = 0; b < count; b++) start += lengths[b];
         for (Py_ssize_t t = 0; t < start; t++)
@@ -217,8 +261,8 @@ static void NAME(whole)(const Encoder *encoder, Py_ssize_t count, Py_ssize_t *le
             const Py_ssize_t need = lengths[b] < band ? lengths[b] : band;
             for (Py_ssize_t t = start + lengths[b] - need; t < start + lengths[b]; t++, rows++) {
                 const Py_ssize_t low = t - window + 1 > start ? t - window + 1 : start;
-                NAME(attend)(encoder, query + rows * width, turned + low, pitch, value + low * width, width,
-                             t + 1 - low, block->bias + window - t + low, logits, mixed + rows * width);
+                const Piece piece = {turned + low, value + low * width, pitch, width, t + 1 - low, t - low};
+                NAME(attend)(encoder, query + rows * width, &piece, 1, block->bias, logits, mixed + rows * width);
             }
             start += lengths[b];
             lengths[b] = need;
@@ -226,6 +270,63 @@ static void NAME(whole)(const Encoder *encoder, Py_ssize_t count, Py_ssize_t *le
         NAME(after)(encoder, block, rows, x, mixed, h, branch, inner);
     }
     for (Py_ssize_t b = 0; b < count; b++) NAME(output)(encoder, x + b * width, h, (REAL *)out + b * dim);
+}
+
+/* The latest vector of a user without each of the `latest` events, the oldest of these first.
+ *
+ * An event that was left out changes only those after it, so its variant has these as rows of its own and shares
+ * all before it with the ring; all variants go through a layer together. The variant without the last event is
+ * the event before it once more. later [latest]: the gap of the event after each, had that one not been there. */
+static void NAME(variants)(const Encoder *encoder, const void *ring, int64_t count, Py_ssize_t latest,
+                           const int32_t *item, const int64_t *gap, const int64_t *later, void *out, void *scratch) {
+    const Py_ssize_t dim = encoder->dim, width = NAME(padded)(dim), window = encoder->window;
+    const Py_ssize_t tokens = latest * (latest - 1) / 2 + 1, pitch = tokens + PADDING;
+    REAL *x = scratch, *h = x + tokens * width, *query = h + tokens * width, *key = query + tokens * width;
+    REAL *value = key + tokens * width, *branch = value + tokens * width, *mixed = branch + tokens * width;
+    REAL *turned = mixed + tokens * width, *logits = turned + width * pitch, *inner = logits + window + 3 * PADDING;
+    Piece pieces[3];
+    Py_ssize_t row = 0;
+    memset(mixed, 0, (size_t)(tokens * width) * sizeof(REAL));
+    memset(turned, 0, (size_t)(width * pitch) * sizeof(REAL));
+    for (Py_ssize_t v = 0; v + 1 < latest; v++)
+        for (Py_ssize_t j = v + 1; j < latest; j++, row++)
+            NAME(input)(encoder, item[j], j == v + 1 ? later[v] : gap[j], x + row * width);
+    NAME(input)(encoder, item[latest - 2], gap[latest - 2], x + row * width);
+    for (Py_ssize_t l = 0; l < encoder->layers; l++) {
+        const Block *block = (const Block *)encoder->blocks + l;
+        const REAL *keys = (const REAL *)ring + l * 2 * dim * encoder->pitch;
+        const int last = l == encoder->layers - 1;
+        for (Py_ssize_t t = 0; t < tokens; t++)
+            NAME(norm)(x + t * width, block->norm1_weight, block->norm1_bias, dim, h + t * width);
+        NAME(linear)(&block->key, tokens, h, width, key, width, 0);
+        NAME(linear)(&block->value, tokens, h, width, value, width, 0);
+        for (Py_ssize_t t = 0; t < tokens; t++)
+            for (Py_ssize_t i = 0; i < dim; i++) turned[i * pitch + t] = key[t * width + i];
+        row = -1;
+        for (Py_ssize_t v = 0; last && v < latest; v++) { /* only the last row of each is still needed */
+            row += v + 1 < latest ? latest - 1 - v : 1;
+            memmove(x + v * width, x + row * width, (size_t)width * sizeof(REAL));
+            memmove(h + v * width, h + row * width, (size_t)width * sizeof(REAL));
+        }
+        const Py_ssize_t rows = last ? latest : tokens;
+        NAME(linear)(&block->query, rows, h, width, query, width, 0);
+        Py_ssize_t start = 0;
+        row = 0;
+        for (Py_ssize_t v = 0; v < latest; v++) {
+            const Py_ssize_t own = v + 1 < latest ? latest - 1 - v : 1;
+            const int64_t end = count - latest + (v + 1 < latest ? v : latest - 2);
+            for (Py_ssize_t m = last ? own : 1; m <= own; m++, row++) {
+                const Py_ssize_t seen = m < window ? m : window, first = start + m - seen;
+                const Py_ssize_t before = end < window - seen ? (Py_ssize_t)end : window - seen;
+                int some = NAME(of_ring)(encoder, keys, end, before, seen, pieces);
+                pieces[some++] = (Piece){turned + first, value + first * width, pitch, width, seen, seen - 1};
+                NAME(attend)(encoder, query + row * width, pieces, some, block->bias, logits, mixed + row * width);
+            }
+            start += own;
+        }
+        NAME(after)(encoder, block, rows, x, mixed, h, branch, inner);
+    }
+    for (Py_ssize_t v = 0; v < latest; v++) NAME(output)(encoder, x + v * width, h, (REAL *)out + v * dim);
 }
 
 /* -- opening ----------------------------------------------------------------------------------------------- */
@@ -254,7 +355,7 @@ static REAL *NAME(row_of)(const REAL *values, Py_ssize_t dim, Arena *arena) {
 
 /* The weights of one block, one after another in the order of the fields of `TransformerBlock` (blocks.py). */
 static const REAL *NAME(open_block)(Encoder *encoder, Block *block, const REAL *at, Arena *arena) {
-    const Py_ssize_t dim = encoder->dim, inner = encoder->inner, window = encoder->window, span = 2 * window + PADDING;
+    const Py_ssize_t dim = encoder->dim, inner = encoder->inner, window = encoder->window, span = window + 2 * PADDING;
     const Py_ssize_t wide = encoder->ffn == SWIGLU ? 2 * inner : inner;
     const REAL scale = (REAL)(1 / sqrt((double)(dim / encoder->heads)));
     const REAL *w;
@@ -268,10 +369,8 @@ static const REAL *NAME(open_block)(Encoder *encoder, Block *block, const REAL *
     at += 3 * dim;
     block->bias = allot(arena, (size_t)(encoder->heads * span) * sizeof(REAL));
     for (Py_ssize_t head = 0; block->bias && head < encoder->heads; head++)
-        for (Py_ssize_t age = 0; age < window; age++) {
+        for (Py_ssize_t age = 0; age < window; age++)
             block->bias[head * span + window - age] = at[head * window + age];
-            if (age) block->bias[head * span + 2 * window - age] = at[head * window + age];
-        }
     at += encoder->heads * window;
     w = at, at += dim * dim;
     failed |= NAME(pack)(&block->out, dim, dim, dim, w, at, 1, arena), at += dim;
@@ -304,12 +403,13 @@ static int NAME(open)(Encoder *encoder, const void *weights, Arena *arena) {
     return at ? 0 : -1;
 }
 
-static const Arithmetic NAME(arithmetic) = {NAME(open), NAME(room), NAME(step), NAME(whole)};
+static const Arithmetic NAME(arithmetic) = {NAME(open), NAME(room), NAME(step), NAME(whole), NAME(variants)};
 
 #undef vec
 #undef LANES
 #undef COLUMNS
 #undef Linear
+#undef Piece
 #undef Block
 #undef REAL
 #undef SINGLE

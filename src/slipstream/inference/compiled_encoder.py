@@ -14,25 +14,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.inference.blocks import Floats, TransformerBlock
-from slipstream.inference.encoder import Encoder, EncoderState, gap_bin
+from slipstream.inference.encoder import Encoder, EncoderState, gap_bin, gap_bins, gap_bins_of
 from slipstream.inference.item_rows import ItemRows
 from slipstream.kernels import Kernel, kernel
 
 ENCODER = "slipstream.inference._encoder"
 PADDING = 16  # slots of a ring are a multiple of this
+LATEST = 10  # events that can be left out of a state
 FFN = ("silu", "gelu", "swiglu")
 
 
 class RingState(EncoderState):
     """A state in the memory layout of `_encoder.c`; `keys` and `values` are views of it.
 
-    ring [layers, 2, D · P], P = W rounded up to 16: of each layer the keys [D, P], then the values [P, D].
+    ring [layers, 2, D · P], P = S rounded up to 16: of each layer the keys [D, P], then the values [P, D].
+    S = W + LATEST - 1 slots: the ring still holds all that the latest events have seen (`leave_out_of`).
     """
 
-    def __init__(self, ring: Floats, window: int, dim: int) -> None:
+    def __init__(self, ring: Floats, slots: int, dim: int) -> None:
         layers, pitch = len(ring), ring.shape[2] // dim
-        keys = ring[:, 0].reshape(layers, dim, pitch).transpose(0, 2, 1)[:, :window]
-        super().__init__(keys, ring[:, 1].reshape(layers, pitch, dim)[:, :window])
+        keys = ring[:, 0].reshape(layers, dim, pitch).transpose(0, 2, 1)[:, :slots]
+        super().__init__(keys, ring[:, 1].reshape(layers, pitch, dim)[:, :slots])
         self.ring = ring
 
     @property
@@ -59,7 +61,8 @@ class CompiledEncoder(Encoder):
         first = self._plain[0]
         inner = int(first.ffn_out_weight.shape[0])
         self._module = compiled.module
-        self._pitch = -(-self.window // PADDING) * PADDING
+        self._slots = self.window + LATEST - 1
+        self._pitch = -(-self._slots // PADDING) * PADDING
         self._dtype = self.item.dtype
         packed: tuple[Any, ...] = ()
         if isinstance(self.item, ItemRows):
@@ -124,7 +127,7 @@ class CompiledEncoder(Encoder):
         )
 
     def start(self) -> RingState:
-        return RingState(self._rings(1)[0], self.window, self.dim)
+        return RingState(self._rings(1)[0], self._slots, self.dim)
 
     def _rings(self, states: int) -> Floats:
         return np.zeros((states, self.layers, 2, self.dim * self._pitch), self._dtype)
@@ -173,6 +176,26 @@ class CompiledEncoder(Encoder):
         vectors[0] = base.vector
         return vectors
 
+    def leave_out_of(
+        self, state: EncoderState, item: NDArray[np.int32], time_us: NDArray[np.int64] | None, latest: int
+    ) -> Floats:
+        """In one pass over latest · (latest - 1) / 2 events, from the ring of the state."""
+        usable = isinstance(state, RingState) and state.count == len(item) and 2 <= latest <= LATEST
+        if not usable or not isinstance(state, RingState):
+            return super().leave_out_of(state, item, time_us, latest)
+        gaps, later = np.zeros((2, latest), np.int64)
+        if self.gap is not None and time_us is not None:
+            there = min(len(item), latest + 1)
+            recent, bins = time_us[-there:], len(self.gap)
+            gaps = gap_bins_of(recent, np.array([0, there]), bins)[-latest:]
+            over = gap_bins(recent[2:] - recent[:-2], bins)  # from the event before the one left out
+            later[latest - 1 - len(over) : latest - 1] = over
+        vectors = np.empty((latest + 1, self.dim), self._dtype)
+        vectors[0] = state.vector
+        now = np.ascontiguousarray(item[-latest:], np.int32), np.ascontiguousarray(gaps), later
+        self._module.leave_out(self._compiled, state.ring, state.count, latest, *now, vectors[1:])
+        return vectors
+
 
 def encoder_of(
     weights: Mapping[str, Any],
@@ -188,7 +211,8 @@ def encoder_of(
     """
     plain = Encoder(weights, ffn=ffn, cosine=cosine)
     compiled = kernel(ENCODER, kernel_choice)
-    if compiled is None or not _known(plain):
+    stale = compiled is not None and not hasattr(compiled.module, "leave_out")  # built from an older source
+    if compiled is None or stale or not _known(plain):
         return plain
     return CompiledEncoder(weights, ffn=ffn, cosine=cosine, compiled=compiled, lean=lean)
 

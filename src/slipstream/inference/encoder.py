@@ -31,13 +31,18 @@ def gap_bin(gap_us: int | None, bins: int) -> int:
     return min(1 + max(gap_us // 1_000_000, 1).bit_length(), bins - 1)
 
 
+def gap_bins(gap_us: NDArray[np.int64], bins: int) -> NDArray[np.int64]:
+    """`gap_bin` of many gaps, none of which is missing."""
+    seconds = np.maximum(gap_us // 1_000_000, 1).astype(np.float64)
+    found: NDArray[np.int64] = np.minimum(1 + np.frexp(seconds)[1], bins - 1).astype(np.int64)
+    found[gap_us <= 0] = 1
+    return found
+
+
 def gap_bins_of(time_us: NDArray[np.int64], offsets: NDArray[np.int64], bins: int) -> NDArray[np.int64]:
     """`gap_bin` of every event of many histories, [H]."""
-    gap = np.zeros(len(time_us), np.int64)
-    gap[1:] = np.maximum(np.diff(time_us), 0)
-    seconds = np.maximum(gap // 1_000_000, 1).astype(np.float64)
-    found: NDArray[np.int64] = np.minimum(1 + np.frexp(seconds)[1], bins - 1).astype(np.int64)
-    found[gap == 0] = 1
+    found = np.zeros(len(time_us), np.int64)
+    found[1:] = gap_bins(np.diff(time_us), bins)
     found[offsets[:-1][np.diff(offsets) > 0]] = 0
     return found
 
@@ -241,6 +246,12 @@ class Encoder:
             self.advance(base, int(item[first + n]), now)
         vectors[0] = base.vector
         return vectors
+
+    def leave_out_of(
+        self, state: EncoderState, item: NDArray[np.int32], time_us: NDArray[np.int64] | None, latest: int
+    ) -> Floats:
+        """`leave_out` of a history whose state is there. Here it is computed anew."""
+        return self.leave_out(item, time_us, latest)
 
     def _gaps_after(self, n: int, first: int, time_us: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
         """Gap bins of event `first + n` for the variants without event first + 0 .. n - 1, [n]."""

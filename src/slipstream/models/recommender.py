@@ -294,6 +294,17 @@ class ExplainsByHistory(Protocol):
         ...
 
 
+@runtime_checkable
+class ExplainsFromState(ExplainsByHistory, Protocol):
+    """One that can take the state of an `Incremental` model, which saves reading the history again."""
+
+    def contributions_from(
+        self, state: ModelState, query: Queries, items: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
+        """`contributions(query, items)`; `state` is that after the query's history."""
+        ...
+
+
 def unknown_item_nan(scores: ScoreMatrix, known: NDArray[np.bool_]) -> ScoreMatrix:
     """`scores` with NaN in the columns of items the model has never met."""
     scores[:, ~known] = np.nan

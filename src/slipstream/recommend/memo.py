@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.dataset.queries import Queries
-from slipstream.models.recommender import Incremental, ModelState, ScoreMatrix, Searchable
+from slipstream.models.recommender import ExplainsFromState, Incremental, ModelState, ScoreMatrix, Searchable
 
 if TYPE_CHECKING:
     from slipstream.recommend.newcomers import Shelf
@@ -55,6 +55,15 @@ class ModelMemory:
         with self._lock:
             state = self._advanced(model, query)
             return model.query_vectors(query) if state is None else model.vector_from(state, query)
+
+    def contributions(
+        self, model: ExplainsFromState, query: Queries, items: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
+        """[len(items), H], as `model.contributions(query, items)`, of the model that the state belongs to."""
+        with self._lock:
+            if self._state is None or self._seen != len(query.item):
+                return model.contributions(query, items)
+            return model.contributions_from(self._state, query, items)
 
     def _advanced(self, model: Incremental, query: Queries) -> ModelState | None:
         """The state after the query's history; None if another thread has gone ahead with a later one."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.dataset.queries import Queries
-from slipstream.models.recommender import ExplainsByHistory, ExplainsByPaths, PathGroup
+from slipstream.models.recommender import ExplainsByHistory, ExplainsByPaths, ExplainsFromState, PathGroup
 from slipstream.recommend.live_users import UserState
 from slipstream.recommend.newcomers import Shelf
 from slipstream.recommend.slate import Reason, Tier
@@ -65,9 +65,11 @@ class Reasons:
             self._newcomer(item, user, shelf) if item >= len(shelf.items) else walked[item] for item in items
         ]
         bare = [row for row, item in enumerate(items) if not found[row] and item < len(shelf.items)]
-        carried = self._contributions([items[row] for row in bare], query)
-        for row, parts in zip(bare, carried, strict=True):
-            found[row] = tuple(self._history(parts, user, history))
+        carried = self._contributions([items[row] for row in bare], query, user)
+        events = np.flatnonzero((carried > 0).any(axis=0))  # the few that carry anything
+        named = [user.known_ids[event] for event in events] if len(events) else []
+        for row, parts in zip(bare, carried[:, events].tolist(), strict=True):
+            found[row] = tuple(self._history(named, parts, user, history))
         return found
 
     def _popularity(self, item: int) -> tuple[Reason, ...]:
@@ -100,33 +102,41 @@ class Reasons:
         also = [start for start in group.starts if user.kind_of(start) == kind]
         return Reason("path", self.wording.path(hops, also[:MOST_ALSO]), _share(group.share), hops)
 
-    def _contributions(self, items: Sequence[int], query: Queries) -> NDArray[np.float32]:
+    def _contributions(self, items: Sequence[int], query: Queries, user: UserState) -> NDArray[np.float32]:
         """[len(items), H]; zeros where the model cannot split its score or does not know the item."""
         carried = np.zeros((len(items), len(query.item)), np.float32)
         if self.by_history is None or not len(query.item):
             return carried
         wanted = np.asarray(items, np.int64)
         known = wanted < len(self.people)
-        carried[known] = np.nan_to_num(
-            self.by_history.contributions(query, wanted[known].astype(np.int32)), posinf=0.0, neginf=0.0
-        )
+        numbers = wanted[known].astype(np.int32)
+        if user.memo is not None and isinstance(self.by_history, ExplainsFromState):
+            parts = user.memo.model.contributions(self.by_history, query, numbers)
+        else:
+            parts = self.by_history.contributions(query, numbers)
+        carried[known] = np.where(np.isfinite(parts), parts, 0.0)
         return carried
 
-    def _history(self, carried: NDArray[np.float32], user: UserState, limit: int) -> list[Reason]:
+    def _history(
+        self, item_ids: Sequence[str], carried: Sequence[float], user: UserState, limit: int
+    ) -> list[Reason]:
         """The history items that carry most. share: positive part of all positive parts; repeats add up."""
-        positive = np.maximum(carried, 0.0, dtype=np.float64)
-        total = float(positive.sum())
-        if total <= 0 or limit == 0:
-            return []
         by_item: dict[str, float] = {}
-        for event in np.flatnonzero(positive):
-            item_id = user.known_ids[event]
-            by_item[item_id] = by_item.get(item_id, 0.0) + float(positive[event]) / total
+        for item_id, part in zip(item_ids, carried, strict=True):
+            if part > 0:
+                by_item[item_id] = by_item.get(item_id, 0.0) + part
+        total = sum(by_item.values())
+        if limit == 0:
+            return []
         best = sorted(by_item.items(), key=lambda pair: -pair[1])[:limit]
         return [
-            Reason("history", self.wording.history(item_id, user.kind_of(item_id) or "click"), _share(share))
-            for item_id, share in best
-            if share >= SMALLEST_SHARE
+            Reason(
+                "history",
+                self.wording.history(item_id, user.kind_of(item_id) or "click"),
+                _share(part / total),
+            )
+            for item_id, part in best
+            if part >= SMALLEST_SHARE * total
         ]
 
     def _newcomer(self, item: int, user: UserState, shelf: Shelf) -> tuple[Reason, ...]:
