@@ -1,5 +1,6 @@
 """Every example runs as a person would run it: as a script, in a process of its own."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,3 +34,15 @@ def test_groceries_repeat_what_was_bought() -> None:
     bought = {thing.strip() for thing in lines["bought lately"].split(",")}
     nexts = [thing.strip() for thing in lines["next basket"].split(",")]
     assert len(bought & set(nexts)) >= 3
+
+
+@pytest.mark.slow
+def test_the_simulated_shop_learns_over_http_and_refuses_the_planted_model() -> None:
+    program = Path(__file__).parents[2] / "examples" / "simulated_shop" / "simulate.py"
+    command = [sys.executable, str(program), "--days", "9", "--people", "150"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "cycle with item_neighbours: promoted" in done.stdout
+    assert "the planted model was refused" in done.stdout
+    better = re.search(r"2-live − shop/1-popular: CTR \+[0-9.]+ \[\+", done.stdout)
+    assert better is not None, done.stdout  # the interval of the difference lies above 0

@@ -256,6 +256,24 @@ def test_a_release_that_people_do_not_take_is_rolled_back(
         assert "CTR 0.005" in last.why
 
 
+def test_the_trial_may_leave_out_what_recommendations_led_to(space: Workspace) -> None:
+    """Half of the people clicked on what they were shown: they are not asked."""
+    with space.store() as store:
+        rows = pl.concat(list(store.scan()))
+    prompted = rows.filter(pl.col("user_id").str.slice(1).cast(pl.Int64) < 60)
+    told = [
+        Feedback(event, person_of(user), moment, "some answer", item, kind, None, "")
+        for event, user, item, kind, moment in prompted.select(
+            "event_id", "user_id", "item_id", "kind", "time_us"
+        ).rows()
+    ]
+    with SqliteImpressionStore(space.home.impressions) as store:
+        store.append([], told, now_us=time.time_ns() // 1000)
+    for about, people in (("unprompted", 60), ("all", 120)):
+        record = run(space, policy(ask_about=about, ndcg={"above": 1}))
+        assert (record.told("trial") or {})["users"] == people
+
+
 def test_a_transformer_goes_on_from_the_live_one(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     small = {"dim": 16, "layers": 1, "heads": 1, "epochs": 8, "batch_tokens": 128}

@@ -26,6 +26,7 @@ from slipstream.evaluation.drift import InputDrift, input_drift
 from slipstream.evaluation.true_reasons import ReasonCheck, check_reasons, events_as_edges
 from slipstream.events.forgetting import forgotten_since
 from slipstream.events.sqlite import SqliteEventStore
+from slipstream.events.sqlite_impressions import SqliteImpressionStore
 from slipstream.loop import journal
 from slipstream.loop.exporting import known_edges
 from slipstream.loop.gate import Check, Evidence, Verdict, enough_events, judge
@@ -206,7 +207,12 @@ def _later(cycle: Cycle) -> pl.DataFrame:
     if rules.min_value is not None:
         wanted &= (pl.col("value") >= rules.min_value).fill_null(True)
     with SqliteEventStore(cycle.home.events) as store:
-        return pl.concat([chunk.filter(wanted) for chunk in store.scan()])
+        later = pl.concat([chunk.filter(wanted) for chunk in store.scan()])
+    if cycle.policy.ask_about == "all" or not cycle.home.impressions.exists():
+        return later
+    with SqliteImpressionStore(cycle.home.impressions) as impressions:
+        prompted = impressions.feedback().filter(pl.col("request_id") != "")
+    return later.join(prompted, on="event_id", how="anti", maintain_order="left")
 
 
 def _reasons(cycle: Cycle, past: Snapshot, release: Release, people: list[str]) -> ReasonCheck:

@@ -116,6 +116,9 @@ class Policy(Settings):
     cleaning: CleaningRules = CleaningRules()
     trial_share: float = Field(default=0.2, gt=0, lt=1)
     """The newest part of the new events: judged on, and learned from by the cycle after this one."""
+    ask_about: Literal["all", "unprompted"] = "all"
+    """Targets of the trial. unprompted: events that name no answer; clicks on recommendations favour the
+    release that made them."""
     trial_events: int = Field(default=50_000, ge=1)
     """At most so many of them."""
     data: DataMinimum = DataMinimum()
