@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 
 .DEFAULT_GOAL := help
-KERNEL_TESTS := tests/house/test_kernels.py tests/inference/test_item_index.py \
+KERNEL_TESTS := tests/house/test_kernels.py tests/inference/test_item_index.py tests/inference/test_item_rows.py \
 	tests/inference/test_compiled_encoder.py tests/models/test_compiled_walk.py tests/models/test_path_search.py
 KERNELS := setup.py $(shell find src -name '*.[ch]')
 .PHONY: help setup setup-dev kernels demo test test-slow test-all sanitize check format serve clean size

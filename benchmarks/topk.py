@@ -1,11 +1,13 @@
 """How long do the exact ten best of a table of item vectors take, beside reading the table once and the libraries?
 
-    python benchmarks/topk.py [--items 10000 100000 1000000] [--dim 64] [--forms unit tailed]
+    python benchmarks/topk.py [--items 10000 100000 1000000] [--dim 64] [--forms unit tailed] [--packed]
 
 One thread. Per method: the least and the median CPU time of one query, and of 64 at once (per query), and
 whether the answer was brute force's for all queries. `floor` is numpy summing the int8 table as int64: about
 what reading it once costs. faiss and onnxruntime are measured if they are installed. `unit`: isotropic vectors
-of length one, where no bound by norms helps; `tailed`: a mixture of 500 clusters with lognormal norms.
+of length one, where no bound by norms helps; `tailed`: a mixture of 500 clusters with lognormal norms. `--packed`:
+instead, tables in fewer bits, with their bytes an item (the search copy beside them too) and how much of the first
+ten of float32 they find.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
+from slipstream.compression.quantization import pack as pack_table  # noqa: E402
 from slipstream.inference.item_index import SCAN, ItemIndex, exact_scores, pack  # noqa: E402
+from slipstream.inference.item_rows import FORMS, rows_of  # noqa: E402
 from slipstream.kernels import built  # noqa: E402
 
 Rows = NDArray[np.float32]
@@ -40,7 +44,8 @@ def main() -> None:
     )
     for form in options.forms:
         for items in options.items:
-            _measure(form, items, options.dim, options.seed)
+            measure = _measure_packed if options.packed else _measure
+            measure(form, items, options.dim, options.seed)
 
 
 def _options() -> argparse.Namespace:
@@ -48,6 +53,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--items", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--forms", choices=("unit", "tailed"), nargs="+", default=["unit", "tailed"])
+    parser.add_argument("--packed", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -62,6 +68,25 @@ def _measure(form: str, items: int, dim: int, seed: int) -> None:
     _row("floor (int8 table read once)", lambda _: lines.sum(), queries[:1], None, items)
     for name, search in _methods(vectors):
         _row(name, search, queries, right, items)
+
+
+def _measure_packed(form: str, items: int, dim: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    vectors, queries = _world(random, form, items, dim)
+    right = [_brute_force(vectors, query) for query in queries]
+    singles = [query[None].copy() for query in queries]
+    print(f"\n{form}, {items:,} items of {dim}")
+    print(f"  {'':12} {'packing':>10} {'an item':>9} {'with copy':>10} {'one: median':>12} {'overlap':>8}")
+    for name in FORMS:
+        began = time.process_time()
+        packed = pack_table(vectors, name)
+        spent_s = time.process_time() - began
+        index = ItemIndex(rows_of(packed))
+        one = np.median(_times(lambda n, index=index: index.search(singles[n % QUERIES], K), QUERIES))
+        found = [index.search(query, K)[0][0].tolist() for query in singles]
+        shared = np.mean([len({*r} & {*f}) / K for r, f in zip(right, found, strict=True)])
+        own, copied = packed.nbytes / items, (packed.nbytes + index.nbytes) / items
+        print(f"  {name:12} {spent_s:8.2f} s {own:7.1f} B {copied:8.1f} B {one:9.4f} ms {shared:8.3f}")
 
 
 def _world(random: np.random.Generator, form: str, items: int, dim: int) -> tuple[Rows, Rows]:

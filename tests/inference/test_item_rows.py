@@ -154,7 +154,6 @@ ITEMS, DIM = 6_000, 32
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A transformer with a large table, saved in each form."""
-    pytest.importorskip("torch")
     from slipstream.artifacts import writing
     from slipstream.models.deep.transformer import Transformer
     from slipstream.models.registry import save_model
