@@ -61,6 +61,10 @@ def test_why_names_what_the_smaller_ones_miss() -> None:
     assert "int4 has ndcg -5.00%, p99 3.00 ms" in choose(LADDER, parse_budget("ndcg>=-1%,p99<=1ms")).why
 
 
+def test_what_is_lost_is_told_also_where_the_budget_does_not_ask() -> None:
+    assert "NDCG@10 -5.00%" in choose(LADDER, parse_budget("size<=1GB")).why
+
+
 def test_a_rung_that_loses_nothing_certainly_is_always_there_for_quality_alone() -> None:
     worse = (*LADDER[:2], *(replace(r, ndcg_delta=Interval(-0.1, -0.2, 0)) for r in LADDER[2:]))
     assert choose(worse, parse_budget("ndcg>=0%")).rung.name == "int8_certified"

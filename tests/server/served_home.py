@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -91,11 +92,8 @@ class Server:
         return self.process.wait(timeout=30)
 
 
-@contextmanager
-def serving(
-    home: Home, *, keys: str = "", workers: int = 1, prelude: str = "", options: str = ""
-) -> Iterator[Server]:
-    """A server on a free port of the loopback, ready to answer. options: as the words of a call."""
+def server_script(home: Home, *, workers: int, prelude: str, options: str = "") -> Path:
+    """A script that serves the home. options: as the words of a call."""
     code = (
         f"{prelude}\n"
         "import logging, sys\n"
@@ -111,6 +109,15 @@ def serving(
     )
     script = home.root / "serve_for_test.py"
     script.write_text(code)
+    return script
+
+
+@contextmanager
+def serving(
+    home: Home, *, keys: str = "", workers: int = 1, prelude: str = "", options: str = ""
+) -> Iterator[Server]:
+    """A server on a free port of the loopback, ready to answer. options: as the words of a call."""
+    script = server_script(home, workers=workers, prelude=prelude, options=options)
     with (home.root / "server.log").open("a") as log:
         process = subprocess.Popen(
             [sys.executable, str(script)],

@@ -124,7 +124,8 @@ def choose(rungs: Sequence[Priced], budget: Budget) -> Choice:
         )
     best = min(fitting, key=lambda rung: (rung.model_bytes, not rung.exact, -rung.ndcg))
     smaller = [rung.name for rung in served if rung.model_bytes < best.model_bytes]
-    why = f"the smallest of {len(fitting)} of {len(served)} rungs that keep {budget.text}"
+    change = f", NDCG@10 {relative_change(best, full):+.2%}" if full.ndcg > 0 else ""
+    why = f"the smallest of {len(fitting)} of {len(served)} rungs that keep {budget.text}{change}"
     told = "; ".join(f"{name} has {', '.join(missed[name])}" for name in smaller)
     return Choice(best, f"{why} ({told})" if told else why)
 
