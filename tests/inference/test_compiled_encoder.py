@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from encoder_world import Life, Shape, live, random_weights
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from kernel_paths import paths
 
@@ -15,6 +15,8 @@ from slipstream.inference.encoder import Encoder, EncoderState
 PATHS = paths(ENCODER)
 COMPILED = PATHS[1:]
 TOLERANCE = {np.float64: 1e-10, np.float32: 2e-5}  # of vectors whose numbers are of the order of 1
+# The norm of two or three almost equal numbers magnifies float32's rounding without bound, NumPy's as well.
+FLOAT32_DIM = 6
 
 if not COMPILED:
     COMPILED = [pytest.param("auto", marks=pytest.mark.skip(reason="the kernels are not built here"))]
@@ -34,6 +36,7 @@ shapes = st.builds(
 
 def both(shape: Shape, path: str, dtype: type) -> tuple[Encoder, Encoder]:
     """NumPy in float64, and C, with the same weights."""
+    assume(dtype is np.float64 or shape.dim >= FLOAT32_DIM)
     weights = random_weights(shape, 1, dtype)
     compiled = encoder_of(weights, ffn=shape.ffn, kernel_choice=path)
     assert isinstance(compiled, CompiledEncoder)
