@@ -41,7 +41,7 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> list[Trial]:
     for board in ("loo", "temporal"):
         (arena,) = open_arenas(folder, [board])
         found.append(run_trial(folder, "popularity", board))
-        found.append(Run(arena, "follower", Follower, 10, FitContext(), False, False).trial({}))
+        found.append(Run(arena, "follower", Follower, 10, FitContext(), False).trial({}))
     return found
 
 

@@ -36,7 +36,7 @@ def club(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def follow(folder: Path, board: str, *, without: tuple[str, ...] = (), **options: int) -> Trial:
     """A trial of the model of the world, which the registry does not hold."""
     (arena,) = open_arenas(folder, [board], without=without)
-    run = Run(arena, "follower", Follower, options.get("k", 10), FitContext(), repeat=False, keep_model=True)
+    run = Run(arena, "follower", Follower, options.get("k", 10), FitContext(), keep_model=True)
     return run.trial({})
 
 

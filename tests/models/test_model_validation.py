@@ -13,21 +13,21 @@ from slipstream.dataset.snapshot import snapshot_of
 from slipstream.models.validation import best_of, sample_holdout, validation_ndcg
 
 
-def holdout(histories: list[list[int]], targets: list[list[int]]) -> Holdout:
+def holdout(histories: list[list[int]], targets: list[list[int]], repeat: bool) -> Holdout:
     def ragged(lists: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
         offsets = np.concatenate([[0], np.cumsum([len(x) for x in lists])]).astype(np.int64)
         return offsets, np.array([i for x in lists for i in x], np.int32)
 
     offsets, item = ragged(histories)
     ends, target = ragged(targets)
-    return Holdout(Queries(np.arange(len(histories), dtype=np.int32), offsets, item), ends, target)
+    return Holdout(Queries(np.arange(len(histories), dtype=np.int32), offsets, item), ends, target, repeat)
 
 
 def slow_ndcg(scores: np.ndarray, asked: Holdout, k: int) -> float:
     values = []
     for q, row in enumerate(scores):
         wanted = set(asked.targets(q).tolist())
-        seen = set(asked.queries.history(q).tolist()) - wanted
+        seen = set() if asked.repeat else set(asked.queries.history(q).tolist())
         if not wanted:
             continue
         ranked = [i for i in range(len(row)) if i not in seen and not np.isnan(row[i])]
@@ -48,7 +48,7 @@ def test_it_equals_the_slow_form(data: st.DataObject) -> None:
     single = data.draw(st.booleans())
     size = {"min_size": 1, "max_size": 1} if single else {"max_size": 3}
     targets = data.draw(st.lists(st.lists(ids, unique=True, **size), min_size=people, max_size=people))
-    asked = holdout(histories, targets)
+    asked = holdout(histories, targets, data.draw(st.booleans()))
     value = st.sampled_from([0.0, 0.5, 1.0, np.nan])
     scores = np.array(
         data.draw(
@@ -67,9 +67,10 @@ def test_a_sample_keeps_histories_and_targets_together() -> None:
     }
     train = snapshot_of(pl.DataFrame(rows | {"time_us": list(range(150))}))
     queries = queries_of(train, np.arange(50), now_us=np.arange(50))
-    whole = Holdout(queries, np.arange(0, 101, 2), np.arange(100, dtype=np.int32))
+    whole = Holdout(queries, np.arange(0, 101, 2), np.arange(100, dtype=np.int32), repeat=True)
     part = sample_holdout(whole, 20, seed=1)
     assert len(part) == 20
+    assert part.repeat
     assert (np.diff(part.queries.user) > 0).all()
     for place, user in enumerate(part.queries.user):
         assert part.queries.history(place).tolist() == queries.history(user).tolist()

@@ -92,11 +92,15 @@ def query_of(
 
 @dataclass(frozen=True)
 class Holdout:
-    """Queries and what happened next: `target[offsets[q]:offsets[q+1]]` are q's distinct target items."""
+    """Queries and what happened next: `target[offsets[q]:offsets[q+1]]` are q's distinct target items.
+
+    repeat: whether items of the history may be recommended again; else a target among them cannot be found.
+    """
 
     queries: Queries
     offsets: NDArray[np.int64]  # [Q + 1]
     target: NDArray[np.int32]  # [T]
+    repeat: bool = False
 
     def __len__(self) -> int:
         return len(self.queries)

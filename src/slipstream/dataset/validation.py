@@ -14,17 +14,26 @@ MOST_USERS = 20_000  # more narrow the estimate no further than a model's own no
 
 
 def hold_out_last(
-    snapshot: Snapshot, *, seed: int = 0, goal: str | None = None, most_users: int = MOST_USERS
+    snapshot: Snapshot,
+    *,
+    seed: int = 0,
+    goal: str | None = None,
+    repeat: bool = False,
+    most_users: int = MOST_USERS,
 ) -> tuple[Snapshot, Holdout | None]:
     """(what to learn from, what to choose on): the last event of users with at least three, held out.
 
     Where the order means nothing a random event of the user is held out instead. goal: only events of this
-    kind can be targets (purchases, say); the events before it stay the history. With more than `most_users`
-    users a seeded sample of them is asked, the others keep all their events. O(E).
+    kind can be targets (purchases, say); the events before it stay the history. repeat: whether
+    an item of the history may be recommended again; if not, who came back to one is not asked. With more
+    than `most_users` users a seeded sample of them is asked, the others keep all their events. O(E).
     """
     lengths = np.diff(snapshot.offsets)
     place = _place(snapshot, lengths, seed, goal)
-    asked = np.flatnonzero((lengths >= FEWEST_EVENTS) & (place > 0))
+    askable = (lengths >= FEWEST_EVENTS) & (place > 0)
+    if not repeat:
+        askable &= _new_to_them(snapshot, place)
+    asked = np.flatnonzero(askable)
     if len(asked) > most_users:
         asked = np.sort(generator(seed, "validation users").choice(asked, most_users, replace=False))
     if not len(asked):
@@ -37,7 +46,21 @@ def hold_out_last(
         keep[target] = False
     train = snapshot.keep(keep)
     queries = queries_of(train, asked)
-    return train, Holdout(queries, np.arange(len(asked) + 1), np.asarray(snapshot.item[target]))
+    return train, Holdout(queries, np.arange(len(asked) + 1), np.asarray(snapshot.item[target]), repeat)
+
+
+def _new_to_them(snapshot: Snapshot, place: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """[U], whether the user's event at `place` is the first of its item; in unordered data the only one."""
+    target = snapshot.offsets[:-1] + np.maximum(place, 0)
+    wanted = np.full(snapshot.user_count, -1, np.int64)
+    some = np.diff(snapshot.offsets) > 0
+    wanted[some] = snapshot.item[target[some]]
+    same = np.asarray(snapshot.item) == wanted[snapshot.user]
+    event = np.arange(snapshot.event_count)
+    other = same & ((event < target[snapshot.user]) if snapshot.ordered else (event != target[snapshot.user]))
+    fresh = np.ones(snapshot.user_count, bool)
+    fresh[np.asarray(snapshot.user)[other]] = False
+    return fresh
 
 
 def _place(snapshot: Snapshot, lengths: NDArray[np.int64], seed: int, goal: str | None) -> NDArray[np.int64]:

@@ -52,10 +52,12 @@ def open_arenas(
     without: Collection[str] = (),
     graph: GraphMaker | None = None,
     goal: str | None = None,
+    repeat: bool = False,
 ) -> list[Arena]:
     """One arena per board; reading, features and graph are done once, and every arena names their cost.
 
     graph: makes the knowledge graph; else it is the folder's own. goal: only events of this kind are targets.
+    repeat: items of the history may come back.
     Raises UnknownName for a wrong `without`.
     """
     for name in without:
@@ -74,7 +76,8 @@ def open_arenas(
             side = _with_sides(folder, cut.train, own, without, graph)
             for stage in ("features", "graph"):
                 stopwatch.costs[stage] = own.costs[stage]
-        training = replace(side, train=cut.train, validation=cut.validation)
+        validation = None if cut.validation is None else replace(cut.validation, repeat=repeat)
+        training = replace(side, train=cut.train, validation=validation, repeat=repeat)
         arenas.append(Arena(folder.name, cut, training, own, tuple(sorted(without))))
     return arenas
 

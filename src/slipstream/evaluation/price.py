@@ -81,7 +81,7 @@ def price(
     watch = Stopwatch()
     with blas_threads():
         settings = settings_for(kind.preset(arena.data), model_name, overrides or {})
-        run = Run(arena, model_name, kind, K, context, repeat=False, keep_model=True)
+        run = Run(arena, model_name, kind, K, context, keep_model=True)
         model: Any = run.fitted(settings, watch)[0]
         cut = arena.board
         asked = Asked(cut.test, cut.past.items, cut.past.users, cut.candidates)

@@ -60,7 +60,7 @@ def suite(
     a failure, the others go on; a board that cannot be cut from this data is an error, as nobody could run.
     """
     kinds = {name: model_type(name) for name in models}
-    arenas = open_arenas(data, boards, seed=seed, without=without, graph=graph, goal=goal)
+    arenas = open_arenas(data, boards, seed=seed, without=without, graph=graph, goal=goal, repeat=repeat)
     trials, failures = [], []
     total = len(arenas) * len(models)
     for done, (arena, name) in enumerate((a, n) for a in arenas for n in models):
@@ -70,7 +70,7 @@ def suite(
         context = FitContext(
             seed, threads or thread_count(), inner(progress, done, total, what), folder, device
         )
-        run = Run(arena, name, kinds[name], k, context, repeat, keep_models)
+        run = Run(arena, name, kinds[name], k, context, keep_models)
         try:
             trials.append(run.trial(_for_model(overrides or {}, name, models)))
         except SlipstreamError as error:

@@ -60,9 +60,11 @@ def run_trial(
     Errors of the data, the board and the model come out as they are, with a note of where they happened.
     """
     kind = model_type(model_name)  # a wrong name should not wait for the reading
-    (arena,) = open_arenas(data, [board_name], seed=seed, without=without, graph=graph, goal=goal)
+    (arena,) = open_arenas(
+        data, [board_name], seed=seed, without=without, graph=graph, goal=goal, repeat=repeat
+    )
     context = FitContext(seed, threads or thread_count(), progress, checkpoint, device)
-    return Run(arena, model_name, kind, k, context, repeat, keep_model).trial(overrides or {})
+    return Run(arena, model_name, kind, k, context, keep_model).trial(overrides or {})
 
 
 def settings_for(preset: Settings, model_name: str, overrides: Mapping[str, Any]) -> Settings:
@@ -93,7 +95,6 @@ class Run:
     kind: type[Recommender]
     k: int
     context: FitContext
-    repeat: bool
     keep_model: bool
 
     def trial(self, overrides: Mapping[str, Any]) -> Trial:
@@ -173,7 +174,9 @@ class Run:
         lists, strengths = [], []
         for start, part in queries.batches(batch):
             self.context.progress(start, len(queries), "answering")
-            items, scores = rank(model, part, rows, repeat=self.repeat, candidates=candidates, batch=batch)
+            items, scores = rank(
+                model, part, rows, repeat=self.arena.data.repeat, candidates=candidates, batch=batch
+            )
             lists.append(items)
             strengths.append(scores)
         self.context.progress(len(queries), len(queries), "answering")

@@ -114,9 +114,7 @@ def tune(
     begun = time.process_time()
     with _study(study, _mark(arena, model_name, preset, space, seed)) as kept, blas_threads():
         context = FitContext(seed, threads or thread_count(), progress, None, device)
-        search = _Search(
-            kept, Run(arena, model_name, kind, 10, context, repeat=False, keep_model=False), preset, space
-        )
+        search = _Search(kept, Run(arena, model_name, kind, 10, context, keep_model=False), preset, space)
         search.go_on(trials)
         return search.result(given, time.process_time() - begun)
 

@@ -6,7 +6,7 @@ import platform
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from slipstream.models.recommender import (
 from slipstream.models.registry import load_model, model_names, model_type, save_model
 from slipstream.models.validation import validation_ndcg
 from slipstream.recommend.release import Release
+from slipstream.recommend.rules import read_rules
 
 KIND = "model"
 
@@ -60,13 +61,17 @@ class Trained:
 def training_data(home: Home, seed: int = 0, goal: str | None = None) -> tuple[Snapshot, TrainingData]:
     """(the whole snapshot, what a model trains on while its settings are chosen)."""
     snapshot = Snapshot.open(home.snapshot)
-    train, validation = hold_out_last(snapshot, seed=seed, goal=goal)
+    repeat = (
+        goal is not None or read_rules(home.root).come_again
+    )  # what was only looked at can still be bought
+    train, validation = hold_out_last(snapshot, seed=seed, goal=goal, repeat=repeat)
     data = TrainingData(
         train,
         validation,
         item_features=item_features(read_table_of(home, "items"), snapshot.items),
         user_features=user_features(read_table_of(home, "users"), snapshot.users),
         graph=open_graph(home, snapshot),
+        repeat=repeat,
     )
     return snapshot, data
 
@@ -101,7 +106,7 @@ def train(
             model = kind.fit(data, settings, context)
         ndcg = None if data.validation is None else validation_ndcg(model.score, data.validation)
         if refits(model):
-            whole = TrainingData(snapshot, None, data.item_features, data.user_features, data.graph)
+            whole = replace(data, train=snapshot, validation=None)
             model = refit(model, whole, context)
     cost = (time.process_time() - cpu, time.perf_counter() - wall)
     meta = {

@@ -21,6 +21,7 @@ from slipstream.loop.knowledge import open_graph
 from slipstream.loop.narrator import Narrator
 from slipstream.loop.tables import read_table_of
 from slipstream.randomness import generator
+from slipstream.recommend.rules import read_rules
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def evaluate_board(root: str, plan: Plan, board: str, threads: int) -> Suite:
         k=plan.k,
         threads=threads,
         goal=plan.goal,
-        repeat=plan.goal is not None,  # what was only looked at can still be bought
+        repeat=plan.goal is not None or read_rules(home.root).come_again,  # what was looked at can be bought
         graph=partial(open_graph, home),
     )
     with_all = run(plan.models, [board])

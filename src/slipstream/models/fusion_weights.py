@@ -66,9 +66,9 @@ class Bench:
             scores = np.stack(
                 [standardised(member.score(part), part) for member in members]
             )  # [members, B, I]
-            batches.append(
-                _narrow(scores, target_mask(holdout, start, start + len(part), items), part, candidates)
-            )
+            wanted = target_mask(holdout, start, start + len(part), items)
+            blocked = np.zeros_like(wanted) if holdout.repeat else seen_mask(part, items)
+            batches.append(_narrow(scores, wanted, blocked, candidates))
         return cls(tuple(batches), len(members))
 
     def ndcg(self, weights: NDArray[np.float64], k: int = 10) -> float:
@@ -87,10 +87,9 @@ class Bench:
 
 
 def _narrow(
-    scores: NDArray[np.float32], wanted: NDArray[np.bool_], queries: Queries, candidates: int
+    scores: NDArray[np.float32], wanted: NDArray[np.bool_], blocked: NDArray[np.bool_], candidates: int
 ) -> _Batch:
     """Keep each member's best `candidates` per query, in the order of the items (for ties)."""
-    blocked = seen_mask(queries, scores.shape[2]) & ~wanted
     chosen = np.zeros_like(blocked)
     for own in scores:
         best, _ = top_k(own, candidates, excluded=blocked)

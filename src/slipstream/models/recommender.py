@@ -33,6 +33,8 @@ class TrainingData:
     """All a model may see. `train` holds every item of the catalogue in its vocabulary, also unseen ones.
 
     validation: queries whose histories are in `train`, with what followed; to choose by, never in a loss.
+    repeat: whether items of a history may be recommended again (groceries, music); if not, models learn what
+    is new to a person.
     """
 
     train: Snapshot
@@ -40,6 +42,7 @@ class TrainingData:
     item_features: ItemFeatures | None = None
     user_features: UserFeatures | None = None
     graph: LinkedGraph | None = None
+    repeat: bool = False
 
 
 def unwatched(value: float) -> None:

@@ -35,7 +35,7 @@ def _shaped(data: TrainingData) -> TransformerSettings:
     elif train.event_count < 400_000:
         changes = {"epochs": 16, "batch_tokens": 1024, "lr": 2e-3, "table_lr": 2e-3, "validate_every": 2}
     else:
-        changes = {"dim": 128, "layers": 4, "heads": 4, "recent": 200, "epochs": 24, "validate_every": 3}
+        changes = {"dim": 128, "layers": 4, "heads": 4, "epochs": 16, "validate_every": 2}
     return with_overrides(base, changes)
 
 

@@ -1,7 +1,8 @@
 """How models choose among their own settings: NDCG@10 of held-out events, inside the training data only.
 
 The full metrics live above, in `evaluation`; models may not look up there. This is the one number that every
-fit chooses by, the same formula: true NDCG (the ideal list holds all targets), seen items removed.
+fit chooses by, the same formula: true NDCG (the ideal list holds all targets), seen items removed unless the
+holdout says that they may come again.
 """
 
 from __future__ import annotations
@@ -27,32 +28,31 @@ def validation_ndcg(
     holdout: Holdout,
     *,
     k: int = 10,
-    mask_seen: bool = True,
     batch: int = BATCH,
 ) -> float:
     """Mean NDCG@k over the queries of `holdout` that have targets; 0 if there is none.
 
     score: queries to [Q, I], NaN where there is nothing to say. Cost: one scoring of the holdout in parts of
-    `batch`. A target that the person has already touched stays in the ranking (repeats, groceries).
+    `batch`. A target that the person has touched, and so may not be recommended, is a miss, as in a trial.
     """
     total, counted = 0.0, 0
     for start, part in holdout.queries.batches(batch):
         scores = score(part)
-        values = batch_ndcg(scores, holdout, start, k=k, mask_seen=mask_seen)
+        values = batch_ndcg(scores, holdout, start, k=k)
         total += float(values.sum())
         counted += len(values)
     return total / counted if counted else 0.0
 
 
 def batch_ndcg(
-    scores: NDArray[np.float32], holdout: Holdout, start: int, *, k: int = 10, mask_seen: bool = True
+    scores: NDArray[np.float32], holdout: Holdout, start: int, *, k: int = 10
 ) -> NDArray[np.float64]:
     """NDCG@k of the queries start to start + len(scores) that have targets. scores: [Q, I], not changed."""
     stop = start + len(scores)
     part = holdout.queries.part(start, stop)
     wanted = target_mask(holdout, start, stop, scores.shape[1])
     targets = wanted.sum(axis=1)
-    excluded = seen_mask(part, scores.shape[1]) & ~wanted if mask_seen else np.zeros_like(wanted)
+    excluded = np.zeros_like(wanted) if holdout.repeat else seen_mask(part, scores.shape[1])
     if targets.size and targets.max() == 1 == targets.min():
         return _single_target_ndcg(scores, excluded, wanted.argmax(axis=1), k)
     found, _ = top_k(scores, k, excluded=excluded)
@@ -75,7 +75,8 @@ def _single_target_ndcg(
         ahead = (scores > own) | ((scores == own) & (columns < target[:, None]))
     rank = (ahead & ~excluded).sum(axis=1)
     gain = np.where(rank < k, 1.0 / np.log2(rank + 2.0), 0.0)
-    return np.where(np.isnan(own[:, 0]) | (own[:, 0] == -np.inf), 0.0, gain)
+    lost = np.isnan(own[:, 0]) | (own[:, 0] == -np.inf) | excluded[rows, target]
+    return np.where(lost, 0.0, gain)
 
 
 def seen_mask(queries: Queries, items: int) -> NDArray[np.bool_]:
@@ -109,7 +110,7 @@ def sample_holdout(holdout: Holdout, limit: int, seed: int) -> Holdout:
         time_us=None if asked.time_us is None else _gather(asked.offsets, chosen, asked.time_us)[1],
         now_us=None if asked.now_us is None else asked.now_us[chosen],
     )
-    return Holdout(queries, offsets, target)
+    return Holdout(queries, offsets, target, holdout.repeat)
 
 
 def _gather(

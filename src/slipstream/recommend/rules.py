@@ -35,6 +35,11 @@ class Rules(Settings):
     new_item_slots: int = Field(default=1, ge=0, le=500)
     """Places at a slate's end kept for items added since the release (see recommend/newcomers.py)."""
 
+    @property
+    def come_again(self) -> bool:
+        """Whether an item of a history can be on a slate: also where only some kinds of event touch."""
+        return self.repeat or self.touched_by is not None
+
     def touches(self, kind: str) -> bool:
         return self.touched_by is None or kind in self.touched_by
 

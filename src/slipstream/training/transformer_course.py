@@ -39,6 +39,7 @@ class Interactions:
     time_us: NDArray[np.int64] | None  # [E]
     items: int  # I, also those without events
     ordered: bool = True
+    repeat: bool = True  # whether an item of the history can be the answer
     content: sp.csr_matrix | None = None  # [I, F]
     people: sp.csr_matrix | None = None  # [U, F]
 
@@ -84,7 +85,7 @@ def run(
         validate=None if validate is None else lambda weights: validate(whole(weights)),
         progress=progress,
         checkpoint=checkpoint,
-        fingerprint=_fingerprint(settings, seed, histories, start),
+        fingerprint=_fingerprint(settings, seed, histories, interactions.repeat, start),
         ranks=ranks,
     )
     outcome.weights = whole(outcome.weights)
@@ -114,8 +115,9 @@ def _histories(
     dense = np.zeros(interactions.items, np.int32)
     dense[numbers] = np.arange(len(numbers), dtype=np.int32)
     use_times = settings.times and interactions.ordered and interactions.time_us is not None
-    gap = gap_bins(interactions.time_us, interactions.offsets) if use_times else None  # type: ignore[arg-type]
-    return Histories(interactions.offsets, dense[interactions.item], gap)
+    time_us = interactions.time_us if use_times else None
+    gap = None if time_us is None else gap_bins(time_us, interactions.offsets)
+    return Histories(interactions.offsets, dense[interactions.item], gap, time_us)
 
 
 def _neighbours(
@@ -159,6 +161,7 @@ def _plan(interactions: Interactions, settings: TransformerSettings, device: str
         target_decay=settings.target_decay,
         ordered=interactions.ordered,
         deletion=settings.deletion,
+        repeat=interactions.repeat,
     )
     return NextItemPlan(
         packing=packing,
@@ -260,10 +263,14 @@ def _free_bytes() -> int | None:
 
 
 def _fingerprint(
-    settings: TransformerSettings, seed: int, histories: Histories, start: Weights | None = None
+    settings: TransformerSettings,
+    seed: int,
+    histories: Histories,
+    repeat: bool,
+    start: Weights | None = None,
 ) -> str:
     """Of all that decides the run's numbers: a checkpoint with another one is another training."""
-    digest = hashlib.sha256(f"{settings.fingerprint()} {seed}".encode())
+    digest = hashlib.sha256(f"{settings.fingerprint()} {seed}{' repeat' * repeat}".encode())
     first = [] if start is None else [start[name] for name in sorted(start)]
     for array in (histories.offsets, histories.item, histories.gap, *first):
         digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())

@@ -117,6 +117,7 @@ def select(holdout: Holdout, rows: NDArray[np.int64]) -> Holdout:
         ),
         target_offsets,
         holdout.target[target],
+        holdout.repeat,
     )
 
 
