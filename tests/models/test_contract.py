@@ -42,25 +42,27 @@ from slipstream.models.validation import validation_ndcg
 
 HOUR_US = 3_600_000_000
 
+TRANSFORMER: dict[str, Any] = {
+    "dim": 16,
+    "layers": 1,
+    "heads": 2,
+    "attention_window": 8,
+    "max_length": 16,
+    "epochs": 40,
+    "batch_tokens": 128,
+    "shards": 1,
+    "lr": 0.01,
+    "table_lr": 0.01,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "patience": 0,
+    "validate_every": 10,
+    "precision": "float32",
+}
 QUICK: dict[str, dict[str, Any]] = {
     "bilinear": {"dim": 8, "epochs": 30, "users_per_batch": 8, "weight_decay": 0.0, "dropout": 0.0},
-    "transformer": {
-        "dim": 16,
-        "layers": 1,
-        "heads": 2,
-        "attention_window": 8,
-        "max_length": 16,
-        "epochs": 40,
-        "batch_tokens": 128,
-        "shards": 1,
-        "lr": 0.01,
-        "table_lr": 0.01,
-        "dropout": 0.0,
-        "attention_dropout": 0.0,
-        "patience": 0,
-        "validate_every": 10,
-        "precision": "float32",
-    },
+    "transformer": TRANSFORMER,
+    "student": {**TRANSFORMER, "teacher": "item_neighbours", "top": 3},
     "neumf": {
         "dim": 8,
         "tower_dim": 8,

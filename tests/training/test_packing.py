@@ -1,11 +1,21 @@
 """Windows, chunks, targets and gaps of the packed stream."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slipstream.training.packing import GAP_BINS, Histories, PackingPlan, bins_of, chunks, gap_bins
+from slipstream.training.packing import (
+    GAP_BINS,
+    Histories,
+    PackingPlan,
+    SoftLabels,
+    bins_of,
+    chunks,
+    gap_bins,
+)
 
 
 def histories_of(lengths):
@@ -111,3 +121,36 @@ def test_gap_bins():
     times = [5, 5, 5 + second // 2, 3 * second, 11 * second, 100 * 86400 * second, 0, 3 * second, 2 * second]
     bins = gap_bins(np.array(times, np.int64), np.array([0, 6, 6, 9]))
     assert bins.tolist() == [0, 1, 2, 3, 5, GAP_BINS - 1, 0, 3, 1]
+
+
+def labelled(lengths, **plan):
+    """Histories of `histories_of` whose every second event of a history has labels that say which it is."""
+    plain = histories_of(lengths)
+    row = np.full(len(plain.item), -1, np.int32)
+    told = np.flatnonzero(plain.item % 2 == 0)
+    row[told] = np.arange(len(told))
+    item = np.stack([plain.item[told], plain.item[told] + 7], axis=1)
+    weight = np.tile(np.float32([0.75, 0.25]), (len(told), 1))
+    histories = replace(plain, labels=SoftLabels(row, item, weight, share=0.4))
+    plan = PackingPlan(**{"window": 6, "chunk": 16, **plan})
+    return list(chunks(histories, plan, np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize("plan", [{}, {"targets": 2}, {"deletion": 0.3}, {"last": 3}])
+def test_an_event_keeps_its_labels_and_its_answer_still_weighs_one(plan):
+    wide = plan.get("targets", 1)
+    for chunk in labelled([30, 9, 2, 17], **plan):
+        real = slice(chunk.tokens)
+        np.testing.assert_allclose(chunk.weight[real].sum(axis=1), 1, rtol=1e-6)
+        assert (chunk.weight[chunk.tokens :] == 0).all()
+        told = np.flatnonzero(chunk.item[real] % 2 == 0)
+        assert (chunk.target[told, wide:] - chunk.item[told, None] == [0, 7]).all()
+        np.testing.assert_allclose(chunk.weight[told, wide:] - np.float32([0.3, 0.1]), 0, atol=1e-6)
+        untold = np.flatnonzero(chunk.item[real] % 2 == 1)
+        assert (chunk.weight[untold, wide:] == 0).all()
+
+
+def test_shuffled_sets_take_their_labels_along():
+    for chunk in labelled([30, 9, 2, 17], ordered=False):
+        told = np.flatnonzero(chunk.weight[:, 1] > 0)
+        assert (chunk.target[told, 1] == chunk.item[told]).all()

@@ -15,17 +15,18 @@ from slipstream.models import deep, kg, simple
 from slipstream.models.recommender import FitReport, Recommender
 
 _FAMILIES: tuple[ModuleType, ...] = (simple, deep, kg)
+_OF_OTHERS = ("fusion", "student")  # made with other models of the registry
 
 
 def model_names() -> list[str]:
     """Every model, without importing any."""
-    return sorted([name for family in _FAMILIES for name in _files(family)] + ["fusion"])
+    return sorted([name for family in _FAMILIES for name in _files(family)] + [*_OF_OTHERS])
 
 
 def model_type(name: str) -> type[Recommender]:
     """The class of the model `name`. Raises UnknownName with the known ones."""
-    if name == "fusion":
-        return _model_of("slipstream.models.fusion")
+    if name in _OF_OTHERS:
+        return _model_of(f"slipstream.models.{name}")
     for family in _FAMILIES:
         if name in _files(family):
             return _model_of(f"{family.__name__}.{name}")

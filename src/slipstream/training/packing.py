@@ -9,7 +9,7 @@ arrays; what an item or a user is, it does not know.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,20 @@ def bins_of(gap_us: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 
 @dataclass(frozen=True)
+class SoftLabels:
+    """What somebody else answers after some events, to learn beside what came next.
+
+    Event e has the items and weights of row `row[e]`, -1 for none; a row of weights sums to 1, and an item of
+    weight 0 is padding. share: how much of a token's answer these are, the next items being the rest.
+    """
+
+    row: NDArray[np.int32]  # [E]
+    item: NDArray[np.int32]  # [M, N]
+    weight: NDArray[np.float32]  # [M, N]
+    share: float
+
+
+@dataclass(frozen=True)
 class Histories:
     """`item[offsets[u]:offsets[u+1]]`, oldest first; the rest beside it, or None where there is no clock."""
 
@@ -45,6 +59,7 @@ class Histories:
     item: NDArray[np.int32]  # [E]
     gap: NDArray[np.uint8] | None = None  # [E]
     time_us: NDArray[np.int64] | None = None  # [E]
+    labels: SoftLabels | None = None
 
 
 @dataclass(frozen=True)
@@ -69,14 +84,18 @@ class PackingPlan:
 
 @dataclass(frozen=True)
 class Chunk:
-    """L token slots. `weight` rows sum to 1, and to 0 for empty slots and tokens without an answer."""
+    """L token slots. `weight` rows sum to 1, and to 0 for empty slots and tokens without an answer.
+
+    T: the next items that are targets, and after them the N of the soft labels where there are some; a token
+    that has labels but no next item weighs `share`.
+    """
 
     item: NDArray[np.int32]  # [L]
     gap: NDArray[np.uint8] | None  # [L]
     next_gap: NDArray[np.uint8] | None  # [L] the time to the answer, 0 without one
     first: NDArray[np.int32]  # [L] the slot where the window of each token begins
-    target: NDArray[np.int32]  # [L, targets]
-    weight: NDArray[np.float32]  # [L, targets]
+    target: NDArray[np.int32]  # [L, T]
+    weight: NDArray[np.float32]  # [L, T]
     tokens: int  # real ones
     user: NDArray[np.int64]  # [tokens] whose history each real token is of
 
@@ -122,14 +141,24 @@ def _augmented(histories: Histories, plan: PackingPlan, random: np.random.Genera
     if not plan.ordered:
         owner = np.repeat(np.arange(len(histories.offsets) - 1), np.diff(histories.offsets))
         shuffled = np.lexsort((random.random(len(owner)), owner))
-        return Histories(histories.offsets, histories.item[shuffled])
+        return replace(_picked(histories, shuffled), gap=None, time_us=None)
     if plan.deletion == 0:
         return histories
     keep = random.random(len(histories.item)) >= plan.deletion
     counted = np.concatenate([[0], np.cumsum(keep)])
-    gap = None if histories.gap is None else histories.gap[keep]
-    time_us = None if histories.time_us is None else histories.time_us[keep]
-    return Histories(counted[histories.offsets], histories.item[keep], gap, time_us)
+    return replace(_picked(histories, keep), offsets=counted[histories.offsets])
+
+
+def _picked(histories: Histories, events: NDArray[np.generic]) -> Histories:
+    """The columns of some events; the offsets stay as they are."""
+    labels = histories.labels
+    return Histories(
+        histories.offsets,
+        histories.item[events],
+        None if histories.gap is None else histories.gap[events],
+        None if histories.time_us is None else histories.time_us[events],
+        None if labels is None else replace(labels, row=labels.row[events]),
+    )
 
 
 def _windows(
@@ -176,6 +205,8 @@ def _chunk(
     target[:real] = np.where(there, histories.item[event], 0)
     weight[:real] = np.where(there, plan.target_decay ** np.arange(plan.targets), 0.0)
     weight[:real] /= np.maximum(weight[:real].sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    if histories.labels is not None:
+        target, weight = _with_labels(target, weight, histories.labels, position)
     gap = next_gap = None
     if histories.gap is not None and histories.time_us is not None:
         gap, next_gap = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
@@ -183,3 +214,20 @@ def _chunk(
         wait = bins_of(histories.time_us[event[:, 0]] - histories.time_us[position])
         next_gap[:real] = np.where(there[:, 0], wait, 0)
     return Chunk(item, gap, next_gap, begin, target, weight, real, user)
+
+
+def _with_labels(
+    target: NDArray[np.int32],
+    weight: NDArray[np.float32],
+    labels: SoftLabels,
+    position: NDArray[np.int64],
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Targets and weights [L, T + N]: the next items give `share` of their weight to the labels."""
+    row = labels.row[position]
+    there = np.flatnonzero(row >= 0)
+    items = np.zeros((len(target), labels.item.shape[1]), np.int32)
+    weights = np.zeros(items.shape, np.float32)
+    items[there] = labels.item[row[there]]
+    weights[there] = labels.weight[row[there]] * np.float32(labels.share)
+    weight[there] *= np.float32(1 - labels.share)
+    return np.concatenate([target, items], axis=1), np.concatenate([weight, weights], axis=1)

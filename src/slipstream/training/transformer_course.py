@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from slipstream.randomness import derive
 from slipstream.training.fit import FitOutcome, FitPlan, Validate, Weights, fit
 from slipstream.training.neighbourhood import neighbourhood
 from slipstream.training.next_item import NextItemPlan, NextItemTask
-from slipstream.training.packing import GAP_BINS, Histories, PackingPlan, gap_bins
+from slipstream.training.packing import GAP_BINS, Histories, PackingPlan, SoftLabels, gap_bins
 from slipstream.training.ranks import Ranks
 from slipstream.training.transformer_network import (
     Neighbours,
@@ -42,6 +42,7 @@ class Interactions:
     repeat: bool = True  # whether an item of the history can be the answer
     content: sp.csr_matrix | None = None  # [I, F]
     people: sp.csr_matrix | None = None  # [U, F]
+    labels: SoftLabels | None = None  # of the events; all their items have an event
 
 
 def run(
@@ -117,7 +118,10 @@ def _histories(
     use_times = settings.times and interactions.ordered and interactions.time_us is not None
     time_us = interactions.time_us if use_times else None
     gap = None if time_us is None else gap_bins(time_us, interactions.offsets)
-    return Histories(interactions.offsets, dense[interactions.item], gap, time_us)
+    labels = interactions.labels
+    if labels is not None:
+        labels = replace(labels, item=dense[labels.item])
+    return Histories(interactions.offsets, dense[interactions.item], gap, time_us, labels)
 
 
 def _neighbours(
@@ -272,6 +276,8 @@ def _fingerprint(
     """Of all that decides the run's numbers: a checkpoint with another one is another training."""
     digest = hashlib.sha256(f"{settings.fingerprint()} {seed}{' repeat' * repeat}".encode())
     first = [] if start is None else [start[name] for name in sorted(start)]
-    for array in (histories.offsets, histories.item, histories.gap, *first):
+    labels = histories.labels
+    told = () if labels is None else (labels.row, labels.item, labels.weight)
+    for array in (histories.offsets, histories.item, histories.gap, *told, *first):
         digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]

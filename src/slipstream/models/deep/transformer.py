@@ -42,6 +42,7 @@ from slipstream.models.recommender import (
 )
 from slipstream.models.transformer_preset import preset_of
 from slipstream.models.validation import sample_holdout, validation_ndcg
+from slipstream.training.packing import SoftLabels
 from slipstream.training.transformer_settings import TransformerSettings
 
 WEIGHTS = "encoder.safetensors"
@@ -93,8 +94,20 @@ class Transformer:
 
     @classmethod
     def fit(cls, data: TrainingData, settings: Settings, context: FitContext) -> Self:
-        own = _own(settings)
-        encoder, known, people, report = _fit(data, own, context)
+        return cls.learned(data, _own(settings), context)
+
+    @classmethod
+    def learned(
+        cls,
+        data: TrainingData,
+        own: TransformerSettings,
+        context: FitContext,
+        *,
+        start: dict[str, NDArray[Any]] | None = None,
+        labels: SoftLabels | None = None,
+    ) -> Self:
+        """`fit`; start: weights to go on from. labels: of the events of `data.train`, to learn as well."""
+        encoder, known, people, report = _fit(data, own, context, start, labels)
         model = cls(own, encoder, known, people)
         model.report = report
         return model
@@ -105,9 +118,8 @@ class Transformer:
         own = _own(settings)
         if not isinstance(earlier.model, cls) or not _can_continue(own, earlier.model._own):
             return cls.fit(data, settings, context)
-        encoder, known, people, report = _fit(data, own.continued(), context, _start(earlier))
-        model = cls(own, encoder, known, people)
-        model.report = report
+        model = cls.learned(data, own.continued(), context, start=_start(earlier))
+        model.settings, model._own = own, own
         model.report.notes["warm_start"] = True
         return model
 
@@ -342,7 +354,8 @@ def _fit(
     data: TrainingData,
     settings: TransformerSettings,
     context: FitContext,
-    start: dict[str, NDArray[Any]] | None = None,
+    start: dict[str, NDArray[Any]] | None,
+    labels: SoftLabels | None,
 ) -> tuple[Encoder, NDArray[np.bool_], sp.csr_matrix | None, FitReport]:
     """Training sees the items that have events, numbered anew; it gives vectors to the others if it can."""
     try:
@@ -366,6 +379,7 @@ def _fit(
         repeat=data.repeat,
         content=content,
         people=people,
+        labels=labels,
     )
     outcome = run(
         interactions,
