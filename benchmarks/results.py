@@ -98,6 +98,7 @@ def name_of(trial: dict[str, Any]) -> str:
     """The model, what it went without, and what was set by hand."""
     model = trial["model"]
     parts = [model, *(f"without {side}" for side in trial.get("without", []))]
+    parts += ["with repeats"] * bool(trial.get("repeat"))
     for key, value in trial.get("set", {}).items():
         parts.append(f"{key.removeprefix(model + '.')}={_spelled(value)}")
     return " ".join(parts)
@@ -262,6 +263,7 @@ def commands(rows: Sequence[Row]) -> str:
         seeds = " ".join(str(trial["seed"]) for trial in row.trials)
         parts = ["slipstream trial", t["model"], "--data", t["data"], "--board", t["board"]]
         parts += [f"--without {side}" for side in t.get("without", [])]
+        parts += ["--repeat"] * bool(t.get("repeat"))
         parts += [f'--set "{key}={_spelled(value)}"' for key, value in t.get("set", {}).items()]
         lines.append(
             " ".join(parts) + (f" --seed {seeds}" if len(row.trials) == 1 else f"   # --seed {seeds}")

@@ -60,6 +60,18 @@ def test_a_trial_tells_figures_gaps_and_cost_and_writes_them(data: Path, tmp_pat
     assert pl.read_parquet(tmp_path / "s.parquet").height == USERS * (ITEMS - 7)
 
 
+def test_with_repeats_the_history_is_not_hidden(data: Path, tmp_path: Path) -> None:
+    lists = {}
+    for name, extra in (("hidden", []), ("shown", ["--repeat"])):
+        slates, report = tmp_path / f"{name}.parquet", tmp_path / f"{name}.json"
+        files = ["--slates", slates, "--json", report, *extra]
+        told = slipstream("trial", "popularity", "--data", data, "--board", "loo", *files)
+        assert ("may come back" in told) == bool(extra)
+        assert json.loads(report.read_text())["repeat"] == bool(extra)
+        lists[name] = pl.read_parquet(slates).height
+    assert lists == {"hidden": USERS * (ITEMS - 7), "shown": USERS * ITEMS}
+
+
 def test_tuned_settings_go_from_the_study_into_a_trial(data: Path, tmp_path: Path) -> None:
     study, best = tmp_path / "study.sqlite", tmp_path / "best.json"
     place = ["--data", data, "--board", "loo"]

@@ -18,6 +18,7 @@ from slipstream.cli.options import (
     DeviceOption,
     HomeOption,
     JsonFileOption,
+    RepeatOption,
     SeedOption,
     SetOption,
     WithoutOption,
@@ -167,6 +168,7 @@ def trial(
     report: Annotated[
         Path | None, typer.Option(help="Write a page with tables and the curve to this file.")
     ] = None,
+    repeat: RepeatOption = False,
     home: HomeOption = None,
 ) -> None:
     """Fit a model on the past of a data folder's board, answer, and score against what followed.
@@ -187,6 +189,7 @@ def trial(
             checkpoint=None if checkpoint is None else str(checkpoint),
             device=device,
             without=without or (),
+            repeat=repeat,
         )
     if launch().rank:  # of several processes that train together, the first one writes and tells
         return

@@ -34,6 +34,9 @@ ConfigOption = Annotated[
 WithoutOption = Annotated[
     list[str] | None, typer.Option(help="Leave out items, users (features) or graph; may be repeated.")
 ]
+RepeatOption = Annotated[
+    bool, typer.Option("--repeat", help="Items of the history may come back (groceries, music).")
+]
 DataOption = Annotated[Path, typer.Option(help="Folder with interactions.parquet (and items, users, kg).")]
 BoardOption = Annotated[str, typer.Option(help="loo, loo-t, temporal, split or cold.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu or cuda.")]

@@ -36,6 +36,7 @@ class Trial:
     config: Mapping[str, Any]
     versions: Mapping[str, str]
     without: tuple[str, ...] = ()
+    repeat: bool = False  # whether items of the history could come back
     overrides: Mapping[str, Any] = field(default_factory=dict)  # what was set by hand; the rest is the preset
     curve: Sequence[Mapping[str, float]] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
@@ -82,6 +83,7 @@ class Trial:
             "config": dict(self.config),
             "set": dict(self.overrides),
             "without": list(self.without),
+            "repeat": self.repeat,
             "versions": dict(self.versions),
             "curve": [dict(row) for row in self.curve],
         }

@@ -64,11 +64,12 @@ def metrics_table(trials: Sequence[Trial], names: Sequence[str] | None = None) -
     best = {name: max((t.metrics[name] for t in trials if name in t.metrics), default=0.0) for name in names}
     rows = tuple((t.name, *(_figure(t, name, best[name]) for name in names)) for t in trials)
     first = trials[0]
+    touched = "may come back" if first.repeat else "removed"
     return Table(
         title=f"{first.data}, board {first.board}: {first.users:,} users, {first.targets:,} targets",
         columns=("model", *names),
         rows=rows,
-        note=f"full ranking, touched items removed; 95 % intervals by bootstrap over users; "
+        note=f"full ranking, touched items {touched}; 95 % intervals by bootstrap over users; "
         f"targets {first.targets_sha256[:16]}",
     )
 

@@ -143,6 +143,7 @@ class Run:
             config=model.settings.model_dump(mode="json"),
             versions=versions(),
             without=self.arena.without,
+            repeat=self.arena.data.repeat,
             overrides=dict(overrides),
             curve=curve,
             notes=notes,
