@@ -17,11 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from slipstream.compression.product_codes import product_codes
 from slipstream.errors import BadInput
 from slipstream.inference.item_index import quantised
 from slipstream.inference.packed_weights import CENTROIDS, GROUP, ZERO, Form, Packed
 from slipstream.models.recommender import Compressible, WeightRole
+from slipstream.training.product_codes import product_codes
 
 LARGEST = {"float32": 3.4e38, "bfloat16": 3.38e38, "int8": 1e15, "int4": 7 * 65_000.0, "codes": 6e4}
 """Of a weight: its scale, or itself, must be a finite number of the form. Beyond 1e15 nothing has a score."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +14,17 @@ import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 
-from slipstream.config import Progress, launch, silent
+from slipstream.config import Progress, launch, silent, with_overrides
 from slipstream.errors import ConfigError, Unavailable
 from slipstream.randomness import derive
 from slipstream.training.fit import FitOutcome, FitPlan, Validate, Weights, fit
 from slipstream.training.neighbourhood import neighbourhood
 from slipstream.training.next_item import NextItemPlan, NextItemTask
 from slipstream.training.packing import GAP_BINS, Histories, PackingPlan, SoftLabels, gap_bins
+from slipstream.training.product_codes import product_codes
 from slipstream.training.ranks import Ranks
 from slipstream.training.transformer_network import (
+    Codes,
     Neighbours,
     NetworkShape,
     SparseRows,
@@ -65,32 +69,102 @@ def run(
     """
     ranks, device = _together(settings, device)
     numbers = np.flatnonzero(np.bincount(interactions.item, minlength=interactions.items))
-    histories = _histories(interactions, settings, numbers)
-    shape = _shape(interactions, settings, len(numbers))
-    _check_memory(shape, settings, device)
-    content = _unit_rows(interactions.content)
-    known_content = None if content is None else SparseRows.of(content[numbers], device)
-    neighbours = _neighbours(histories, len(numbers), settings, device)
-    network = TransformerNetwork(shape, derive(seed, "network"), known_content, neighbours)
-    if start is not None:
-        network.start_from({**start, "item": start["item"][numbers]})
-    plan = _plan(interactions, settings, device)
-    task = NextItemTask(network, histories, plan, seed, device, interactions.people)
-
-    def whole(weights: Weights) -> Weights:
-        return _for_all_items(weights, network, numbers, content, interactions.items)
-
-    outcome = fit(
-        task,
-        _course(settings, threads),
-        validate=None if validate is None else lambda weights: validate(whole(weights)),
-        progress=progress,
-        checkpoint=checkpoint,
-        fingerprint=_fingerprint(settings, seed, histories, interactions.repeat, start),
-        ranks=ranks,
-    )
-    outcome.weights = whole(outcome.weights)
+    course = _Course(interactions, settings, seed, device, ranks, numbers, threads, progress)
+    _check_memory(course.shape, settings, device)
+    outcome = course.first(validate, checkpoint, start)
+    if settings.code_epochs:
+        outcome = course.on_codes(outcome, validate, checkpoint)
     return outcome
+
+
+@dataclass(frozen=True)
+class _Course:
+    """What the trainings of one model share. numbers: the items that have an event."""
+
+    interactions: Interactions
+    settings: TransformerSettings
+    seed: int
+    device: str
+    ranks: Ranks
+    numbers: NDArray[np.int64]
+    threads: int
+    progress: Progress
+
+    @cached_property
+    def histories(self) -> Histories:
+        return _histories(self.interactions, self.settings, self.numbers)
+
+    @cached_property
+    def shape(self) -> NetworkShape:
+        return _shape(self.interactions, self.settings, len(self.numbers))
+
+    def first(self, validate: Validate | None, checkpoint: Path | None, start: Weights | None) -> FitOutcome:
+        """The table learned as it is, with content and neighbours."""
+        content, numbers = _unit_rows(self.interactions.content), self.numbers
+        known_content = None if content is None else SparseRows.of(content[numbers], self.device)
+        neighbours = _neighbours(self.histories, len(numbers), self.settings, self.device)
+        network = TransformerNetwork(self.shape, derive(self.seed, "network"), known_content, neighbours)
+        if start is not None:
+            network.start_from({**start, "item": start["item"][numbers]})
+
+        def whole(weights: Weights) -> Weights:
+            return _for_all_items(weights, network, numbers, content, self.interactions.items)
+
+        settings = with_overrides(self.settings, {"code_epochs": 0})  # it is the training of the plain model
+        return self._trained(network, settings, whole, validate, checkpoint, start)
+
+    def on_codes(self, found: FitOutcome, validate: Validate | None, checkpoint: Path | None) -> FitOutcome:
+        """`code_epochs` more from the outcome: each item keeps its product codes, their books are learned.
+
+        The table of the new outcome is what the books say in float16, so packing it as codes loses nothing.
+        Petrov & Macdonald 2024 (RecJPQ). Differs: the codes are those of a trained table.
+        """
+        packed = product_codes(found.weights["item"], seed=derive(self.seed, "codes"))
+        books = packed.scale
+        assert books is not None  # noqa: S101 - codes have them
+        shape = replace(self.shape, features=0)
+        codes = Codes.of(packed, self.numbers, self.device)
+        network = TransformerNetwork(shape, derive(self.seed, "network"), codes=codes)
+        start = {**found.weights, "item": books.astype(np.float32).reshape(codes.books)}
+        network.start_from(start)
+
+        def whole(weights: Weights) -> Weights:
+            learned = network.item.detach().cpu().numpy().astype(np.float16).reshape(books.shape)
+            return {**weights, "item": replace(packed, scale=learned).unpack()}
+
+        settings = with_overrides(self.settings, {"epochs": self.settings.code_epochs, "warmup": 0.0})
+        beside = None if checkpoint is None else checkpoint.with_name(f"{checkpoint.name}-codes")
+        outcome = self._trained(network, settings, whole, validate, beside, start)
+        for row in outcome.curve:
+            row["epoch"] += self.settings.epochs
+            row["train_cpu_s"] += found.curve[-1]["train_cpu_s"] if found.curve else 0.0
+        outcome.curve = found.curve + outcome.curve
+        outcome.best_epoch += self.settings.epochs
+        return outcome
+
+    def _trained(
+        self,
+        network: TransformerNetwork,
+        settings: TransformerSettings,
+        whole: Callable[[Weights], Weights],
+        validate: Validate | None,
+        checkpoint: Path | None,
+        start: Weights | None,
+    ) -> FitOutcome:
+        """whole: from the weights of the network to those of all items."""
+        interactions, histories = self.interactions, self.histories
+        plan = _plan(interactions, settings, self.device)
+        outcome = fit(
+            NextItemTask(network, histories, plan, self.seed, self.device, interactions.people),
+            _course(settings, self.threads),
+            validate=None if validate is None else lambda weights: validate(whole(weights)),
+            progress=self.progress,
+            checkpoint=checkpoint,
+            fingerprint=_fingerprint(settings, self.seed, histories, interactions.repeat, start),
+            ranks=self.ranks,
+        )
+        outcome.weights = whole(outcome.weights)
+        return outcome
 
 
 def _together(settings: TransformerSettings, device: str) -> tuple[Ranks, str]:

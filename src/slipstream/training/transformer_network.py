@@ -13,9 +13,11 @@ from typing import Any, Literal
 import numpy as np
 import scipy.sparse as sp
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import embedding, embedding_bag, gelu, layer_norm, normalize, silu
 
+from slipstream.inference.packed_weights import Packed
 from slipstream.training.attention import Band, band_of, banded_attention, pointwise_attention
 from slipstream.training.dropout import MaskPool
 from slipstream.training.losses import unit_rows
@@ -94,6 +96,27 @@ class _Smoothed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return torch.add(gradient, ctx.near.times(gradient), alpha=ctx.share), None, None
+
+
+@dataclass(frozen=True)
+class Codes:
+    """place: the row of each item's centroids in the books that lie one under the other, [I, books]."""
+
+    place: Tensor  # int64
+    books: tuple[int, int]  # the shape of all books together
+    columns: int  # D
+
+    @classmethod
+    def of(cls, packed: Packed, items: NDArray[np.integer], device: str) -> Codes:
+        """Those of some items."""
+        assert packed.scale is not None  # noqa: S101 - the books
+        count, centroids, width = packed.scale.shape
+        place = packed.codes[items].astype(np.int64) + np.arange(count) * centroids
+        return cls(torch.from_numpy(place).to(device), (count * centroids, width), packed.columns)
+
+    def decode(self, books: Tensor) -> Tensor:
+        """[I, D]; differentiable in `books`."""
+        return embedding(self.place, books).flatten(1)[:, : self.columns]
 
 
 @dataclass(frozen=True)
@@ -228,12 +251,16 @@ class TransformerNetwork(nn.Module):
         seed: int,
         content: SparseRows | None = None,
         neighbours: Neighbours | None = None,
+        codes: Codes | None = None,
     ) -> None:
+        """codes: `item` then holds their books, and a row of the table is its centroids side by side."""
         super().__init__()
         self.shape = shape
         self.content = content
         self.neighbours = neighbours
-        self.item = nn.Parameter(torch.empty(shape.items, shape.dim))
+        self.codes = codes
+        rows = (shape.items, shape.dim) if codes is None else codes.books
+        self.item = nn.Parameter(torch.empty(rows))
         self.gap = nn.Parameter(torch.empty(shape.gap_bins, shape.dim)) if shape.gap_bins else None
         self.feature = nn.Parameter(torch.empty(shape.features, shape.dim)) if shape.features else None
         self.request = RequestHead(shape) if shape.query_time or shape.user_features else None
@@ -261,6 +288,8 @@ class TransformerNetwork(nn.Module):
     def item_table(self) -> Tensor:
         """[I, D] float32: the embedding, the projected features where there are any, the neighbours' part."""
         table: Tensor = self.item
+        if self.codes is not None:
+            return self.codes.decode(table)
         if self.feature is not None and self.content is not None:
             table = table + self.content.times(self.feature)
         return table if self.neighbours is None else self.neighbours.smooth(table)

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from slipstream.config import OneOf, Range, Settings, Space, fingerprint_of, with_overrides
 
-ADDED = ("body", "residual", "calibration", "ema", "neighbour_share", "neighbours", "people")
+ADDED = ("body", "residual", "calibration", "ema", "neighbour_share", "neighbours", "people", "code_epochs")
 """Settings younger than the first saved models. At their defaults they change no number, so they stay out of
 the fingerprint: checkpoints and models from before keep theirs."""
 
@@ -84,6 +84,9 @@ class TransformerSettings(Settings):
     batch_tokens: int = Field(default=2048, ge=64, le=1 << 20)
     shards: int = Field(
         default=2, ge=1, le=64, description="parts of a batch whose gradients can be formed at once"
+    )
+    code_epochs: int = Field(
+        default=0, ge=0, le=10_000, description="more, with the item table as product codes; 0: no codes"
     )
     lr: float = Field(default=1e-3, gt=0, le=1)
     table_lr: float = Field(default=1e-3, gt=0, le=1)

@@ -4,8 +4,8 @@ The columns of the table are cut into eight parts; the rows of each part are clu
 and a row becomes the eight centroids nearest to its parts, side by side.
 
 Source: product quantisation (Jégou, Douze, Schmid 2011, section II.B), for item tables of recommenders RecJPQ
-(Petrov & Macdonald 2024); seeding of Arthur & Vassilvitskii 2007. Differs: the code books come from the
-trained table and are not trained on with the model, as RecJPQ does: that costs much.
+(Petrov & Macdonald 2024); seeding of Arthur & Vassilvitskii 2007. Differs: codes come from the trained table,
+not from a factorisation of the interactions. `transformer_course` can train the books on with the model.
 """
 
 from __future__ import annotations

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from slipstream.compression.product_codes import k_means, product_codes
 from slipstream.compression.quantization import pack
 from slipstream.errors import BadInput, CorruptArtifact
 from slipstream.inference.packed_weights import BOOKS, CENTROIDS
+from slipstream.training.product_codes import k_means, product_codes
 
 
 def grid(items: int, columns: int, kinds: int, seed: int = 0) -> np.ndarray:
