@@ -315,19 +315,22 @@ def shaped_like(users, items, events):
 
 
 @pytest.mark.parametrize(
-    ("users", "items", "events", "dim", "loss"),
+    ("users", "items", "events", "dim", "loss", "near"),
     [
-        (50, 40, 500, 64, "softmax"),
-        (943, 1682, 98_000, 64, "softmax"),
-        (6040, 3706, 988_000, 128, "softmax"),
-        (22_363, 12_101, 154_000, 256, "softmax"),
-        (70_000, 25_000, 850_000, 128, "sampled"),
-        (300_000, 200_000, 3_000_000, 128, "sampled"),
+        (50, 40, 500, 64, "softmax", 0),
+        (943, 1682, 98_000, 64, "softmax", 0),
+        (610, 9_724, 100_000, 64, "softmax", 2),
+        (6040, 3706, 988_000, 128, "softmax", 0),
+        (22_363, 12_101, 154_000, 256, "softmax", 2),
+        (70_000, 25_000, 850_000, 128, "sampled", 0),
+        (300_000, 200_000, 3_000_000, 128, "sampled", 0),
     ],
 )
-def test_the_preset_follows_the_shape_of_the_data_and_keeps_to_its_budget(users, items, events, dim, loss):
+def test_the_preset_follows_the_shape_of_the_data_and_keeps_to_its_budget(
+    users, items, events, dim, loss, near
+):
     settings = Transformer.preset(shaped_like(users, items, events))
-    assert (settings.dim, settings.loss) == (dim, loss)
+    assert (settings.dim, settings.loss, settings.neighbour_share) == (dim, loss, near)
     compared = settings.negatives if loss == "sampled" else items
     work = settings.epochs * events * 6 * dim * (12 * dim * settings.layers + compared)
     assert work < 1.6e14

@@ -14,6 +14,7 @@ from slipstream.models.recommender import TrainingData
 from slipstream.training.transformer_settings import TransformerSettings
 
 BUDGET = 1.5e14  # floating-point operations of a training: 7 minutes of a quiet core, 15 of a shared one
+RARE = 30  # events an item below which its neighbours know it better than its own events do
 FULL_SOFTMAX = 10**10  # items times events above which the full softmax alone would eat the budget
 LEAST_EPOCHS = 6  # fewer than that on the large network, and the small one learns more
 
@@ -36,6 +37,8 @@ def _shaped(data: TrainingData) -> TransformerSettings:
         changes = {"epochs": 16, "batch_tokens": 1024, "lr": 2e-3, "table_lr": 2e-3, "validate_every": 2}
     else:
         changes = {"dim": 128, "layers": 4, "heads": 4, "epochs": 16, "validate_every": 2}
+    if 20_000 <= train.event_count < RARE * train.item_count and _all_compared(data):
+        changes["neighbour_share"] = 2.0
     return with_overrides(base, changes)
 
 
@@ -44,15 +47,19 @@ def _short_histories(data: TrainingData) -> dict[str, Any]:
 
     A wide network then learns within few epochs and overfits in the next; without features it needs more.
     """
-    train = data.train
     changes: dict[str, Any] = {
         "dim": 128, "attention_window": 50, "max_length": 50, "dropout": 0.5, "attention_dropout": 0.5,
         "output": "cosine", "content": True, "epochs": 4 if data.item_features is not None else 6,
         "batch_tokens": 512, "shards": 1, "clip": 5.0, "validation_users": 8192,
     }  # fmt: skip
-    if train.item_count * train.event_count <= FULL_SOFTMAX:
+    if _all_compared(data):
         changes |= {"dim": 256, "heads": 4, "neighbour_share": 2.0}
     return changes
+
+
+def _all_compared(data: TrainingData) -> bool:
+    """Whether the loss can afford to compare with every item."""
+    return data.train.item_count * data.train.event_count <= FULL_SOFTMAX
 
 
 def _within_budget(settings: TransformerSettings, data: TrainingData) -> TransformerSettings:
