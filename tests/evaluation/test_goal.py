@@ -75,6 +75,27 @@ def test_all_views_as_the_goal_change_nothing(club: Path) -> None:
         np.testing.assert_array_equal(arena.board.test.target, whole.board.test.target)
 
 
+def test_where_people_come_back_a_touched_item_is_a_target(tmp_path: Path) -> None:
+    walks = {"u1": "abcabca", "u2": "bcdbcdb", "u3": "abcdabc"}
+    rows = [(user, item) for step in range(7) for user, walk in walks.items() for item in walk[step]]
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row")
+    folder = write_folder(tmp_path / "grocer", frame.with_row_index("timestamp", offset=1))
+    (arena,) = open_arenas(folder, ["temporal"], repeat=True)
+    board = arena.board
+    asked = dict(zip(board.past.users.texts(board.test.queries.user), range(3), strict=False))
+    assert {user: board.past.items.texts(board.test.targets(q)) for user, q in asked.items()} == {
+        "u1": ["a"],
+        "u2": ["b"],
+        "u3": ["c"],
+    }
+    assert arena.data.repeat
+    assert board.validation is not None
+    assert arena.data.validation is not None
+    assert arena.data.validation.repeat
+    with pytest.raises(BadInput, match="nothing to test on"):
+        open_arenas(folder, ["temporal"])
+
+
 def test_looking_again_at_what_was_bought_is_no_purchase(tmp_path: Path) -> None:
     rows = [("u1", "a", "purchase"), ("u1", "b", "view"), ("u1", "c", "view"), ("u1", "a", "view")]
     rows += [("u2", "b", "view"), ("u2", "c", "view"), ("u2", "a", "purchase")]

@@ -97,11 +97,14 @@ class _Log:
 BOARDS = ("loo", "loo-t", "temporal", "split", "cold")
 
 
-def board(folder: DataFolder, name: str, *, seed: int = 0, goal: str | None = None) -> Board:
+def board(
+    folder: DataFolder, name: str, *, seed: int = 0, goal: str | None = None, repeat: bool = False
+) -> Board:
     """Cut `folder` into the board `name`. The seed matters only where validation rows must be drawn.
 
     goal: only events of this kind can be targets (purchases, say); the others stay in the histories, and an
     item counts as known to a user only by such an event: what was merely looked at can still be bought.
+    repeat: also what the person had touched before is a target, on every board.
     Raises UnknownName for a board that does not exist, BadInput where the data lacks what the board needs.
     """
     if name not in BOARDS:
@@ -111,6 +114,8 @@ def board(folder: DataFolder, name: str, *, seed: int = 0, goal: str | None = No
     parts = _cutter(name, seed)(log)
     if goal is not None:
         parts = _with_goal(parts, log.all, goal, folder)
+    if repeat:
+        parts = replace(parts, news_only=False)
     train, past = log.all.keep(parts.train), log.all.keep(parts.past)
     timed = name == "loo-t"
     test, test_rows = _holdout(log, parts, parts.test, past, timed=timed)

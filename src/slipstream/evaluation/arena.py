@@ -57,7 +57,7 @@ def open_arenas(
     """One arena per board; reading, features and graph are done once, and every arena names their cost.
 
     graph: makes the knowledge graph; else it is the folder's own. goal: only events of this kind are targets.
-    repeat: items of the history may come back.
+    repeat: items of the history may come back, and are targets; with a goal they may come back anyway.
     Raises UnknownName for a wrong `without`.
     """
     for name in without:
@@ -71,13 +71,14 @@ def open_arenas(
     for name in board_names:
         own = stopwatch.copy()
         with own.stage("split"):
-            cut = board(folder, name, seed=seed, goal=goal)
+            cut = board(folder, name, seed=seed, goal=goal, repeat=repeat)
         if side is None:
             side = _with_sides(folder, cut.train, own, without, graph)
             for stage in ("features", "graph"):
                 stopwatch.costs[stage] = own.costs[stage]
-        validation = None if cut.validation is None else replace(cut.validation, repeat=repeat)
-        training = replace(side, train=cut.train, validation=validation, repeat=repeat)
+        again = repeat or goal is not None  # what was only looked at can still be bought
+        validation = None if cut.validation is None else replace(cut.validation, repeat=again)
+        training = replace(side, train=cut.train, validation=validation, repeat=again)
         arenas.append(Arena(folder.name, cut, training, own, tuple(sorted(without))))
     return arenas
 

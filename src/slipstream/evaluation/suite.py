@@ -55,7 +55,7 @@ def suite(
 ) -> Suite:
     """Run every model on every board; reading, cutting, features and graph are done once.
 
-    goal: only events of this kind are targets; then `repeat` should be on, as a viewed item may be bought.
+    goal: only events of this kind are targets. repeat: items of the history may come back, and are targets.
     An override behind the name of a model is for that model only. A model that cannot run on a board becomes
     a failure, the others go on; a board that cannot be cut from this data is an error, as nobody could run.
     """

@@ -56,7 +56,7 @@ def run_trial(
     overrides: settings by name, plain (`epochs`) or behind the model's name (`transformer.epochs`). without:
     any of "items", "users", "graph", to see what they are worth. graph: makes the knowledge graph, else the
     folder's own is used. goal: only events of this kind are targets. repeat: items of the history may come
-    back. threads: None for all that we may use.
+    back, and are targets. threads: None for all that we may use.
     Errors of the data, the board and the model come out as they are, with a note of where they happened.
     """
     kind = model_type(model_name)  # a wrong name should not wait for the reading

@@ -64,7 +64,7 @@ def evaluate_board(root: str, plan: Plan, board: str, threads: int) -> Suite:
         k=plan.k,
         threads=threads,
         goal=plan.goal,
-        repeat=plan.goal is not None or read_rules(home.root).come_again,  # what was looked at can be bought
+        repeat=read_rules(home.root).come_again,
         graph=partial(open_graph, home),
     )
     with_all = run(plan.models, [board])
