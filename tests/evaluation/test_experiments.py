@@ -15,9 +15,9 @@ from slipstream.evaluation.experiments import (
     plan,
     preference,
     sample_ratio,
-    team_draft,
 )
 from slipstream.recommend.experiment import Experiment
+from slipstream.recommend.interleaving import team_draft
 
 USERS = [f"user {n}" for n in range(12_000)]
 

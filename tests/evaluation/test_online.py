@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
+import slipstream
+from slipstream.cli import main
 from slipstream.config import Home
 from slipstream.dataset.snapshot import snapshot_of
 from slipstream.errors import NotThere, UsageError
@@ -24,7 +30,8 @@ from slipstream.events.impressions import (
     person_of,
 )
 from slipstream.events.sqlite_impressions import Feedback, Served, SqliteImpressionStore
-from slipstream.loop.reporting import report_online
+from slipstream.loop.online_page import online_page
+from slipstream.loop.reporting import read_log, report_online
 
 NOW = 20_000 * DAY_US
 
@@ -137,3 +144,107 @@ def test_a_report_of_a_home(tmp_path: Path) -> None:
     assert groups[0]["metrics"]["Conversion"] == pytest.approx(0.25)
     assert groups[1]["intervals"]["CTR"] == [None, None]  # one person
     assert report_online(home, days=1).earned == []  # these answers are long past
+
+
+def test_dwell_freshness_and_segments() -> None:
+    told = {"context": '{"dwell_s": 12}'}, {"context": '{"dwell_s": "long"}'}, {"context": '{"dwell_s": 4.5}'}
+    feedback = [replace(did("q1", "ann", item), **more) for item, more in zip("abc", told, strict=True)]
+    day = NOW // DAY_US
+    past = snapshot_of(
+        pl.DataFrame(
+            {
+                "user_id": ["u", "v", "v", "w"],
+                "item_id": ["a", "b", "c", "a"],
+                "kind": ["x"] * 4,
+                "time_us": [(day - 30) * DAY_US, (day - 2) * DAY_US, (day - 8) * DAY_US, (day - 1) * DAY_US],
+            }
+        )
+    )
+    served = [shown("q1", "ann", "abcz"), shown("q2", "bob", "aa"), shown("q3", None, "b")]
+    segments = {person_of("ann"): "new", person_of("bob"): "old"}
+    nobody, new, old = measure(
+        *frames(served, feedback), by="segment", k=4, snapshot=past, segment_of=segments
+    )
+    assert [e.group for e in (nobody, new, old)] == ["", "new", "old"]
+    assert new.estimates["Dwell s"].value == pytest.approx(16.5 / 2)  # a word is no number of seconds
+    assert math.isnan(old.estimates["Dwell s"].value)
+    assert new.estimates["Fresh@4"].value == pytest.approx(2 / 4)  # b is two days old, z was never met
+    assert old.estimates["Fresh@4"].value == 0
+    assert nobody.estimates["Fresh@4"].value == 1
+
+
+def test_feedback_late_early_twice_and_of_nobody_is_told_and_not_counted() -> None:
+    """Out of order is no fault: the join does not look at the order."""
+    served = [shown("q1", "ann", "ab"), shown("q2", "bob", "ab", day=40)]  # the server's clock jumped ahead
+    at = {"late": NOW + DAY_US + 1, "early": NOW - 61_000_000, "slow": NOW - 59_000_000, "far": NOW + 10**16}
+    feedback = [
+        replace(did("q1", "ann", "b"), event_id="late", time_us=at["late"]),
+        replace(did("q1", "ann", "a"), event_id="far", time_us=at["far"]),
+        replace(did("q1", "ann", "b"), event_id="slow", time_us=at["slow"]),
+        replace(did("q1", "ann", "b"), event_id="slow", time_us=at["slow"]),
+        replace(did("q1", "ann", "a"), event_id="early", time_us=at["early"]),
+        replace(did("q2", "bob", "a"), event_id="before the jump", time_us=NOW),
+        did("q9", "ann", "a"),
+        did("q1", "bob", "a"),
+        did("q1", "ann", "z"),
+        did("", "ann", "a"),
+    ]
+    whole = frames(served, feedback)
+    assert whole[1].events["event_id"].to_list() == ["slow"]
+    assert whole[1].unattributed == {
+        "early": 2,
+        "late": 2,
+        "no-request": 1,
+        "not-shown": 1,
+        "other-person": 1,
+        "repeated": 1,
+        "unknown-request": 1,
+    }
+    backwards = frames(served[::-1], feedback[::-1])
+    assert backwards[1].unattributed == whole[1].unattributed
+    assert backwards[1].events.equals(whole[1].events)
+
+
+def test_a_page_and_tables_of_a_home(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    home, page = Home(tmp_path), tmp_path / "page.html"
+    served = [
+        replace(shown(f"q{n}", f"u{n % 40}", "abc", f"r{n % 2}", day=n // 50), arm=f"e/{n % 2}")
+        for n in range(200)
+    ]
+    drawn = [replace(s, propensities=(1.0, 1.0, 0.5), pool=("c", "d")) for s in served[:100]]
+    mixed = [replace(s, release="r0+r1", teams="aba", arm="e/both") for s in served[100:140]]
+    clicks = [did(s.request_id, f"u{n % 40}", "abc"[n % 3]) for n, s in enumerate(served) if n % 4 == 0]
+    clicks = [replace(c, time_us=s.time_us) for c in clicks for s in served if s.request_id == c.request_id]
+    with SqliteImpressionStore(home.impressions) as store:
+        store.append([*drawn, *mixed, *served[140:]], clicks, now_us=NOW)
+    where = ["--home", str(tmp_path)]
+    assert main(["report", "--html", str(page), "--by", "day", *where]) == 0
+    told = capsys.readouterr().out
+    assert "what other policies would have earned" in told
+    assert "interleaved releases" in told
+    text = page.read_text()
+    pictures = re.findall(r'<img alt="([^"]+)" src="data:image/svg\+xml;base64,([^"]+)"', text)
+    assert [alt.split(",")[0] for alt, _ in pictures][:2] == [
+        "CTR by day and release",
+        "Conversion by day and release",
+    ]
+    assert all(b"<svg" in base64.b64decode(content) for _, content in pictures)
+    for heading in ("By release", "By arm", "By tier", "By segment", "By day", "Offline beside online"):
+        assert f"<h2>{heading}</h2>" in text
+    assert not re.search(r"<script|<link|src=\"http|url\(", text)  # it fetches nothing
+    assert main(["report", "--by", "segment", "--segment", "city", *where]) == 3
+    slipstream.open(tmp_path).catalogue(
+        pl.DataFrame({"user_id": [f"u{n}" for n in range(40)], "city": ["Rome", "Oslo"] * 20}), of="users"
+    )
+    capsys.readouterr()
+    assert main(["report", "--by", "segment", "--segment", "city", "--json", *where]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(g["segment"], g["people"]) for g in found["groups"]] == [("Oslo", 20), ("Rome", 20)]
+    assert {p["policy"] for p in found["policies"]} == {"own", "popular", "even"}
+    assert found["duels"][0]["lists"] == 40
+    assert main(["report", "--by", "segment", "--segment", "town", *where]) == 2
+    (empty := Home(tmp_path / "empty")).root.mkdir()
+    with SqliteImpressionStore(empty.impressions) as store:
+        store.append([], [], now_us=NOW)
+    assert "No answers" in online_page(read_log(empty))

@@ -58,7 +58,19 @@ def test_what_was_written_is_read_by_the_next_process(path: Path) -> None:
         assert store.served(NOW + 1)["request_id"].to_list() == ["q3"]
     assert served.schema == SERVED_SCHEMA
     assert feedback.schema == FEEDBACK_SCHEMA
-    assert served.row(0) == ("q1", person_of("ann"), NOW, "r1", "", "model", ["a", "b"], [1.0, 0.75], [])
+    assert served.row(0) == (
+        "q1",
+        person_of("ann"),
+        NOW,
+        "r1",
+        "",
+        "model",
+        ["a", "b"],
+        [1.0, 0.75],
+        [],
+        [],
+        "",
+    )
     assert served.row(1)[1] == NOBODY
     assert served["items"].to_list()[1:] == [[], ["a", "b"]]
     assert feedback.row(0) == ("e1", person_of("ann"), "q1", "a", "click", 2.5, NOW + 1, "")
@@ -68,11 +80,16 @@ def test_propensities_are_kept_also_beside_answers_of_a_version_without_them(pat
     with SqliteImpressionStore(path) as store:
         store.append([answer("q1")], [], now_us=NOW)
         with store._connections.writing() as db:  # as it was before there was the column
-            db.execute(f"ALTER TABLE served_{NOW // DAY_US:08d} DROP COLUMN propensities")
+            for column in ("propensities", "pool", "teams"):
+                db.execute(f"ALTER TABLE served_{NOW // DAY_US:08d} DROP COLUMN {column}")
+        assert store.served().schema == SERVED_SCHEMA
         assert store.served()["propensities"].to_list() == [[]]
     with SqliteImpressionStore(path) as store:
-        store.append([replace(answer("q2"), propensities=(1.0, 0.125))], [], now_us=NOW)
+        drawn = replace(answer("q2"), propensities=(1.0, 0.125), pool=("b", "c"), teams="ab")
+        store.append([drawn], [], now_us=NOW)
         assert store.served()["propensities"].to_list() == [[], [1.0, 0.125]]
+        assert store.served()["pool"].to_list() == [[], ["b", "c"]]
+        assert store.served()["teams"].to_list() == ["", "ab"]
 
 
 def test_an_empty_store_has_the_shapes(path: Path) -> None:
@@ -102,7 +119,10 @@ def test_a_forgotten_person_leaves_no_byte(path: Path) -> None:
         for request in requests:
             shown = ("secret-taste", "b")
             store.append(
-                [answer(request, items=shown), answer(f"bob {request[-5:]}", "bob")],
+                [
+                    replace(answer(request, items=shown), pool=("secret-taste",)),
+                    answer(f"bob {request[-5:]}", "bob"),
+                ],
                 [click(f"event-of-{request}", request, "secret-taste", context='{"where":"at home"}')],
                 now_us=NOW,
             )

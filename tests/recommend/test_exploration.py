@@ -16,7 +16,7 @@ from slipstream.evaluation.counterfactual import evaluate_policy
 from slipstream.evaluation.online import choices_left_to_chance
 from slipstream.events.impressions import FEEDBACK_SCHEMA, HOUR_US, SERVED_SCHEMA, attribute, person_of
 from slipstream.recommend.experiment import EXPERIMENT_FILE, read_experiment
-from slipstream.recommend.exploration import Explore, explored
+from slipstream.recommend.exploration import Drawn, Explore, explored
 from slipstream.recommend.pipeline import Pipeline, Request
 from slipstream.recommend.rules import Rules
 
@@ -31,9 +31,10 @@ def test_each_item_of_the_pool_is_shown_as_often_as_its_propensity_says(tmp_path
 
     def shown(n: int) -> tuple[list[str], tuple[float, ...]]:
         request = Request(user_id="x", k=4, request_id=f"q{n}")
-        slate, chances = explored(pipeline, request, Explore(share=0.4, pool=4))
+        slate, drawn = explored(pipeline, request, Explore(share=0.4, pool=4))
         assert slate.request_id == f"q{n}"
-        return [item.item_id for item in slate.items], chances
+        assert drawn.pool == tuple(base[3:7])
+        return [item.item_id for item in slate.items], drawn.propensities
 
     for n in range(DRAWS):
         (*certain, last), chances = shown(n)
@@ -51,13 +52,14 @@ def test_an_explored_item_has_its_reasons_and_short_slates_stay_certain(tmp_path
     pipeline = Pipeline(film_world.release(tmp_path))
     for n in range(20):
         asked = Request(user_id="x", k=3, request_id=f"q{n}", explain=True)
-        slate, chances = explored(pipeline, asked, Explore(share=1, pool=3))
+        slate, drawn = explored(pipeline, asked, Explore(share=1, pool=3))
+        chances = drawn.propensities
         assert len(slate.items) == len(chances) == 3
         assert all(item.reasons for item in slate.items)
         assert chances[2] == pytest.approx(1 / 3)
     few = Request(user_id="x", k=4, allow=["f1", "f2"], explain=True)
-    slate, chances = explored(pipeline, few, Explore(share=1, pool=3))
-    assert (len(slate.items), chances) == (2, (1.0, 1.0))
+    slate, drawn = explored(pipeline, few, Explore(share=1, pool=3))
+    assert (len(slate.items), drawn) == (2, Drawn((1.0, 1.0)))
 
 
 def test_the_log_of_the_place_tells_what_another_policy_would_have_earned(tmp_path: Path) -> None:
@@ -67,9 +69,10 @@ def test_the_log_of_the_place_tells_what_another_policy_would_have_earned(tmp_pa
     served, clicks = [], []
     for n in range(DRAWS):
         request = Request(user_id=f"p{n}", k=4, request_id=f"q{n}")
-        slate, chances = explored(pipeline, request, Explore(share=0.5, pool=4))
+        slate, drawn = explored(pipeline, request, Explore(share=0.5, pool=4))
+        chances, pool = list(drawn.propensities), list(drawn.pool)
         items, person = [item.item_id for item in slate.items], person_of(f"p{n}")
-        served.append((f"q{n}", person, n, "r1", "e/a", "model", items, [1.0] * 4, list(chances)))
+        served.append((f"q{n}", person, n, "r1", "e/a", "model", items, [1.0] * 4, chances, pool, ""))
         clicks += [
             (f"e{n}-{item}", person, f"q{n}", item, "click", None, n + 1, "")
             for item in items
@@ -99,6 +102,7 @@ def test_the_log_of_the_place_tells_what_another_policy_would_have_earned(tmp_pa
         ({"name": "n", "arms": {"a": {"weight": 0}}}, "arms.a.weight"),
         ({"name": "n", "arms": {"a": {"rules": {"repat": True}}}}, "arms.a.rules"),
         ({"name": "n", "arms": {"a": {"explore": {"share": 2}}}}, "arms.a.explore.share"),
+        ({"name": "n", "arms": {"a": {"explore": {"share": 1}, "interleave": "r"}}}, "not both"),
         ([1], "experiment"),
         (None, "not JSON"),
     ],

@@ -27,6 +27,7 @@ ARMS = {
     "control": {},
     "even": {"release": "even"},
     "odd": {"rules": {"blocked": sorted(EVEN)}},
+    "both": {"interleave": "even"},
     "chance": {"weight": 2, "explore": {"share": 0.5, "pool": 5}},
 }
 
@@ -64,7 +65,7 @@ def test_people_get_their_arm_in_every_worker_and_the_log_tells(
                 for user in PEOPLE:
                     slate = ask(api, user)
                     arm = running.split.arm_of(user)
-                    assert slate["release"] == ("even" if arm == "even" else "first")
+                    assert slate["release"] == {"even": "even", "both": "first+even"}.get(arm, "first")
                     if arm in ("even", "odd"):
                         assert shown(slate) <= (EVEN if arm == "even" else ODD)
                     click = {"user_id": user, "item_id": slate["items"][0]["item_id"]}
@@ -78,6 +79,9 @@ def test_people_get_their_arm_in_every_worker_and_the_log_tells(
     label[0] = ""  # nobody in particular
     assert served.height == 3 * (len(PEOPLE) + 1)
     assert served["arm"].to_list() == [label[person] for person in served["person"].to_list()]
+    for arm, teams, items in served.select("arm", "teams", "items").rows():
+        assert sorted(teams) == (["a"] * 5 + ["b"] * 5 if arm == "sides/both" else [])
+        assert {item for item, team in zip(items, teams, strict=False) if team == "b"} <= EVEN
     for arm, chances in served.select("arm", "propensities").rows():
         if arm != "sides/chance":
             assert chances == []
@@ -90,11 +94,13 @@ def test_people_get_their_arm_in_every_worker_and_the_log_tells(
     assert set(groups) == {"", *(running.label(arm) for arm in ARMS)}
     assert groups["sides/odd"]["metrics"]["CTR"] == pytest.approx(0.1)
     assert groups["sides/control"]["metrics"]["CTR"] == 0
+    assert [(duel["arm"], duel["second"]) for duel in told["duels"]] == [("sides/both", "even")]
+    assert {line["arm"] for line in told["policies"]} == {"sides/chance"}
     assert sum(told["sample_ratio"]["seen"].values()) == len(PEOPLE)
     assert told["sample_ratio"]["mismatch"] is False
     assert main(["report", "--by", "arm", "--home", str(home.root)]) == 0
     out = capsys.readouterr().out
-    assert "sides/odd − sides/chance: CTR +0.1" in out
+    assert "sides/odd − sides/both: CTR +0.1" in out
     assert "people," in out
 
 

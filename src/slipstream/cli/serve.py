@@ -109,7 +109,7 @@ def serve(
 
 def report(
     home: HomeOption = None,
-    by: Annotated[str, typer.Option(help="release, arm, tier or day.")] = "release",
+    by: Annotated[str, typer.Option(help="release, arm, tier, segment or day.")] = "release",
     days: Annotated[
         int | None, typer.Option(min=1, help="Only the last so many days. [default: all]")
     ] = None,
@@ -117,19 +117,35 @@ def report(
     conversion: Annotated[
         list[str] | None, typer.Option(help="A kind of event that is a conversion. [default: purchase]")
     ] = None,
+    segment: Annotated[
+        str, typer.Option(help="Column of the users' table, with --by segment. [default: how active]")
+    ] = "",
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with every group and pictures to this file.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Clicks, conversions, revenue and the offline metrics on the answers that were served."""
-    from slipstream.evaluation.online import CONVERSIONS, online_table
+    from slipstream.evaluation.online import CONVERSIONS
     from slipstream.evaluation.tables import plain_rows
-    from slipstream.loop.reporting import report_online
+    from slipstream.loop.online_page import write_online_page
+    from slipstream.loop.reporting import read_log, report_of
 
-    place = workspace(home).home
-    found = report_online(place, by=by, days=days, k=k, conversions=tuple(conversion or CONVERSIONS))
+    log = read_log(
+        workspace(home).home,
+        days=days,
+        k=k,
+        conversions=tuple(conversion or CONVERSIONS),
+        segment=segment,
+    )
+    if html is not None:
+        write_online_page(html, log)
+    found = report_of(log, by)
     if as_json:
         print_json(found.json())
         return
-    table = online_table(found.earned, found.by)
-    print_table(table.title, table.columns, plain_rows(table))
-    for line in (*found.lines(), table.note):
+    for table in found.tables():
+        print_table(table.title, table.columns, plain_rows(table))
+        out.print(table.note, style="dim", markup=False)
+    for line in found.lines():
         out.print(line, style="dim", markup=False)

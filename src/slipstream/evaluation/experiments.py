@@ -101,43 +101,6 @@ def _reach(level: float, power: float) -> float:
     return normal_quantile(level) + float(ndtri(power))
 
 
-@dataclass(frozen=True)
-class Interleaved:
-    """One list of two rankings. from_first[k]: whether the first ranking's team owns place k."""
-
-    items: list[str]
-    from_first: list[bool]
-
-
-def team_draft(
-    first: Sequence[str], second: Sequence[str], k: int, random: np.random.Generator
-) -> Interleaved:
-    """Two rankings as one list of `k` items (Radlinski, Kurup and Joachims 2008, algorithm 2).
-
-    The team with fewer items picks next, a coin decides between equals; a pick is the best item of one's
-    ranking that is not in the list. A ranking that has no more leaves the rest to the other.
-    """
-    items: list[str] = []
-    owned: list[bool] = []
-    taken: set[str] = set()
-    queues = [iter(dict.fromkeys(first)), iter(dict.fromkeys(second))]
-    sizes = [0, 0]
-    while len(items) < k:
-        turn = int(random.integers(2)) if sizes[0] == sizes[1] else int(sizes[0] > sizes[1])
-        pick = None
-        for team in (turn, 1 - turn):
-            pick = next((item for item in queues[team] if item not in taken), None)
-            if pick is not None:
-                break
-        if pick is None:
-            break
-        items.append(pick)
-        owned.append(team == 0)
-        taken.add(pick)
-        sizes[team] += 1
-    return Interleaved(items, owned)
-
-
 def credit(from_first: Sequence[bool], clicked: Sequence[bool]) -> int:
     """Who won one list: 1 the first ranking, −1 the second, 0 a tie; by clicks on the items of each team."""
     if len(from_first) != len(clicked):

@@ -6,7 +6,7 @@ The same `metrics` as offline, over the lists as they were shown. The user is th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,12 +21,15 @@ from slipstream.evaluation.estimates import Estimate, ratio_estimate, sums_by_us
 from slipstream.evaluation.metrics import ItemLists, accuracy, coverage, novelty
 from slipstream.evaluation.scores import popularity_in
 from slipstream.evaluation.tables import Cell, Figure, Table
-from slipstream.events.impressions import NOBODY, Attributed
+from slipstream.events.impressions import DAY_US, NOBODY, Attributed
 from slipstream.events.times import time_text
 
-GROUPS = ("release", "arm", "tier", "day")
+GROUPS = ("release", "arm", "tier", "segment", "day")
 CONVERSIONS = ("purchase",)
 SHOWN = ("NDCG", "Precision", "Recall", "MRR")
+DWELL = "dwell_s"
+"""Where the context of an event tells how long the person stayed, in seconds."""
+FRESH_DAYS = 7
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class _Lists:
     revenue: NDArray[np.float64]
     accuracy: dict[str, NDArray[np.float64]]  # NaN where nothing was clicked
     novelty: NDArray[np.float64] | None
+    fresh: NDArray[np.float64] | None  # the part of the places with an item of the last FRESH_DAYS
+    dwell: tuple[NDArray[np.float64], NDArray[np.float64]] | None  # seconds of events that tell; how many
 
     def shown(self) -> NDArray[np.float64]:
         lengths: NDArray[np.float64] = np.sum(self.items >= 0, axis=1, dtype=np.float64)
@@ -65,18 +70,23 @@ def measure(
     k: int = 10,
     conversions: Sequence[str] = CONVERSIONS,
     snapshot: Snapshot | None = None,
+    segment_of: Mapping[int, str] | None = None,
 ) -> list[Earned]:
-    """One `Earned` for each release, arm, tier or day (UTC), in order. O(S·K·log) time.
+    """One `Earned` for each release, arm, tier, segment or day (UTC), in order. O(S·K·log) time.
+
+    segment_of: the segment of each person, for `by="segment"`; others stand under the empty name.
 
     CTR: items with an event ÷ items shown. Conversion: answers that led to a conversion ÷ answers. Revenue:
     values of conversions per 1,000 answers. NDCG@k and the others: over answers with an event, whose targets
     are the items with one; what was not shown cannot be a target, so they tell how well a slate is ordered.
     Coverage@k: of the snapshot's items, else of the items in the log. Novelty@k: only with a snapshot.
+    Fresh@k: the part of the places whose item the snapshot saw first in the week before the answer, or never;
+    only where its events have times. Dwell s: mean seconds of the events that tell them (`DWELL`).
     """
     if by not in GROUPS:
         raise UsageError(f"a report is by {', '.join(GROUPS)}, not by {by!r}")
     answers = served.unique("request_id", keep="first", maintain_order=True)
-    names = _day(answers) if by == "day" else answers[by]
+    names = _names(answers, by, segment_of or {})
     vocabulary = snapshot.items if snapshot is not None else _items_of(answers)
     lists = _lists(answers, attributed, vocabulary, k, conversions, snapshot)
     possible = max(len(vocabulary), int(lists.items.max(initial=-1)) + 1)
@@ -87,12 +97,13 @@ def measure(
 def choices_left_to_chance(served: pl.DataFrame, attributed: Attributed) -> pl.DataFrame:
     """One row for each place that was drawn (`recommend.exploration`): what `evaluate_policy` asks for.
 
-    Columns: request_id, person, arm, item_id, place (0 = first), propensity, reward (1.0 with an event).
+    Columns: request_id, person, arm, item_id, place (0 = first), propensity, reward (1.0 with an event), pool
+    (what was drawn from, its own item first; empty where a version logged that kept none).
     """
     rows = served.unique("request_id", keep="first", maintain_order=True).filter(
         pl.col("propensities").list.len() > 0
     )
-    wide = rows.select("request_id", "person", "arm", item_id="items", propensity="propensities")
+    wide = rows.select("request_id", "person", "arm", "pool", item_id="items", propensity="propensities")
     each = wide.explode("item_id", "propensity").with_columns(
         place=pl.int_range(pl.len()).over("request_id").cast(pl.UInt32)
     )
@@ -101,8 +112,14 @@ def choices_left_to_chance(served: pl.DataFrame, attributed: Attributed) -> pl.D
         each.filter(pl.col("propensity") < 1)
         .join(clicked, on=["request_id", "place"], how="left", maintain_order="left")
         .with_columns(pl.col("reward").fill_null(0.0), pl.col("propensity").cast(pl.Float64))
-        .select("request_id", "person", "arm", "item_id", "place", "propensity", "reward")
+        .select("request_id", "person", "arm", "item_id", "place", "propensity", "reward", "pool")
     )
+
+
+def _names(answers: pl.DataFrame, by: str, segment_of: Mapping[int, str]) -> pl.Series:
+    if by == "segment":
+        return pl.Series([segment_of.get(person, "") for person in answers["person"]], dtype=pl.String)
+    return _day(answers) if by == "day" else answers[by]
 
 
 def _day(answers: pl.DataFrame) -> pl.Series:
@@ -141,7 +158,35 @@ def _lists(
         revenue=np.bincount(rows[sold], weights=value[sold], minlength=count).astype(np.float64),
         accuracy={name: scores[name] for name in (f"{metric}@{k}" for metric in SHOWN)},
         novelty=None if snapshot is None else _novelty(items, k, snapshot),
+        fresh=None if snapshot is None else _fresh(items[:, :k], answers["time_us"].to_numpy(), snapshot),
+        dwell=_dwell(events, rows, count),
     )
+
+
+def _dwell(
+    events: pl.DataFrame, rows: NDArray[np.int64], count: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Seconds and how many events told them, of each answer; None where no event does."""
+    told = events["context"].str.json_path_match(f"$.{DWELL}").cast(pl.Float64, strict=False)
+    seconds = told.fill_null(np.nan).to_numpy()
+    good = np.isfinite(seconds) & (seconds >= 0)
+    if not good.any():
+        return None
+    sums = np.bincount(rows[good], weights=seconds[good], minlength=count).astype(np.float64)
+    return sums, np.bincount(rows[good], minlength=count).astype(np.float64)
+
+
+def _fresh(items: ItemLists, shown_us: NDArray[np.int64], past: Snapshot) -> NDArray[np.float64] | None:
+    """[Q], NaN for an answer without items; None where the snapshot has no times."""
+    if past.time_us is None:
+        return None
+    newest = np.iinfo(np.int64).max
+    first_us = np.full(max(past.item_count, int(items.max(initial=-1)) + 1), newest)
+    np.minimum.at(first_us, past.item, past.time_us)
+    there = items >= 0
+    young = there & (first_us[items] >= (shown_us - FRESH_DAYS * DAY_US)[:, None])
+    places = there.sum(axis=1)
+    return np.where(places > 0, young.sum(axis=1) / np.maximum(places, 1), np.nan)
 
 
 def _novelty(items: ItemLists, k: int, past: Snapshot) -> NDArray[np.float64]:
@@ -184,9 +229,13 @@ def _earned(group: str, lists: _Lists, own: NDArray[np.bool_], k: int, item_coun
     means = {name: values[own] for name, values in lists.accuracy.items()}
     if lists.novelty is not None:
         means[f"Novelty@{k}"] = lists.novelty[own]
+    if lists.fresh is not None:
+        means[f"Fresh@{k}"] = lists.fresh[own]
     for name, values in means.items():
         defined = ~np.isnan(values)
         columns[name] = (np.where(defined, values, 0.0), defined.astype(np.float64))
+    if lists.dwell is not None:
+        columns["Dwell s"] = (lists.dwell[0][own], lists.dwell[1][own])
     estimates = {}
     for name, (above, below) in columns.items():
         x, y = sums_by_user(person, above, below)

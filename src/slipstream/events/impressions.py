@@ -37,6 +37,8 @@ SERVED_SCHEMA = pl.Schema(
         "items": pl.List(pl.String()),  # as shown, best first
         "scores": pl.List(pl.Float32()),
         "propensities": pl.List(pl.Float32()),  # how likely each item was in its place; empty: all certain
+        "pool": pl.List(pl.String()),  # what the last place was drawn from, its own item first; empty: not
+        "teams": pl.String(),  # an interleaved slate: a or b for each place, whose pick it is; empty: not one
     }
 )
 FEEDBACK_SCHEMA = pl.Schema(

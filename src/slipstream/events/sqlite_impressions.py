@@ -33,12 +33,18 @@ _LAYOUT = Layout(
         "PRAGMA user_version = 1",
     ),
 )
-_SERVED = (
-    "person INTEGER, time_us INTEGER, request_id, release TEXT, arm TEXT, tier TEXT, items, scores, "
-    "propensities"
-)
-_FEEDBACK = "person INTEGER, time_us INTEGER, event_id, request_id, item_id, kind TEXT, value REAL, context"
-_PRIVATE = {"served": ("request_id", "items"), "feedback": ("event_id", "request_id", "item_id", "context")}
+_LATER = ("propensities", "pool", "teams")
+"""Columns that tables of an earlier version lack; None for what an answer does not have."""
+_COLUMNS = {
+    "served": "person INTEGER, time_us INTEGER, request_id, release TEXT, arm TEXT, tier TEXT, items, "
+    "scores, " + ", ".join(_LATER),
+    "feedback": "person INTEGER, time_us INTEGER, event_id, request_id, item_id, kind TEXT, value REAL, "
+    "context",
+}
+_PRIVATE = {
+    "served": ("request_id", "items", "pool"),
+    "feedback": ("event_id", "request_id", "item_id", "context"),
+}
 _TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB ? ORDER BY name"
 _GONE = -(2**63)
 """Stands for a person who was forgotten: of the size of a hash, so that the row does not move."""
@@ -47,7 +53,7 @@ _REMEMBERED_US = HOUR_US  # longer than any writer holds rows back
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """One answer. items and scores: as shown, best first. propensities: empty where all are certain."""
+    """One answer. items and scores: as shown, best first. The last three as in SERVED_SCHEMA."""
 
     request_id: str
     person: int
@@ -58,6 +64,8 @@ class Served:
     items: Sequence[str]
     scores: Sequence[float]
     propensities: Sequence[float] = ()
+    pool: Sequence[str] = ()
+    teams: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,30 +100,33 @@ class SqliteImpressionStore:
             gone = dict(db.execute("SELECT person, max(time_us) FROM forgotten GROUP BY person"))
             answers = [_served_row(row) for row in served if row.time_us > gone.get(row.person, -1)]
             events = [_feedback_row(row) for row in feedback]
-            for name, columns, rows in (("served", _SERVED, answers), ("feedback", _FEEDBACK, events)):
+            for name, rows in (("served", answers), ("feedback", events)):
                 if rows:
                     table = f"{name}_{day:08d}"
-                    db.execute(f"CREATE TABLE IF NOT EXISTS {table}({columns})")
-                    self._widen(db, table, len(rows[0]))
+                    db.execute(f"CREATE TABLE IF NOT EXISTS {table}({_COLUMNS[name]})")
+                    if name == "served":
+                        self._widen(db, table)
+                    names = ", ".join(_names(name))
                     places = ", ".join("?" * len(rows[0]))
-                    db.executemany(f"INSERT INTO {table} VALUES({places})", rows)
+                    db.executemany(f"INSERT INTO {table}({names}) VALUES({places})", rows)
 
-    def _widen(self, db: Connection, table: str, width: int) -> None:
-        """Today's table may have been made by a version that knew of no propensities."""
+    def _widen(self, db: Connection, table: str) -> None:
+        """Today's table may have been made by a version that knew of fewer columns."""
         if table in self._wide:
             return
-        if len(db.execute(f"PRAGMA table_info({table})").fetchall()) < width:
-            db.execute(f"ALTER TABLE {table} ADD COLUMN propensities")
+        for column in [c for c in _LATER if c not in _there(db, table, _LATER)]:
+            db.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
         self._wide.add(table)
 
     def served(self, since_us: int = 0) -> pl.DataFrame:
         """Answers since a moment, in SERVED_SCHEMA, in the order in which they were written."""
-        rows = [row if len(row) == 9 else (*row, None) for row in self._rows("served", since_us)]
-        columns = list(zip(*rows, strict=True)) if rows else [()] * 9
-        person, time_us, request_id, release, arm, tier, items, scores, chances = columns
-        lists = [text.split("\x00") if text else [] for text in items]
+        rows = list(self._rows("served", since_us))
+        columns = list(zip(*rows, strict=True)) if rows else [()] * len(SERVED_SCHEMA)
+        person, time_us, request_id, release, arm, tier, items, scores, chances, pool, teams = columns
+        shown, drawn_from = ([text.split("\x00") if text else [] for text in c] for c in (items, pool))
         numbers = [[_unpacked(blob) for blob in column] for column in (scores, chances)]
-        data = [request_id, person, time_us, release, arm, tier, lists, *numbers]
+        sides = [text or "" for text in teams]
+        data = [request_id, person, time_us, release, arm, tier, shown, *numbers, drawn_from, sides]
         return pl.DataFrame(dict(zip(SERVED_SCHEMA, data, strict=True)), schema=SERVED_SCHEMA)
 
     def feedback(self, since_us: int = 0) -> pl.DataFrame:
@@ -131,7 +142,11 @@ class SqliteImpressionStore:
         with self._connections.another() as db:
             for table in _tables(db, name):
                 wanted = "time_us >= ? AND typeof(request_id) = 'text'"  # a blob: forgotten
-                yield from db.execute(f"SELECT * FROM {table} WHERE {wanted} ORDER BY rowid", (since_us,))
+                missing = set(_LATER) - set(_there(db, table, _LATER)) if name == "served" else ()
+                columns = ", ".join("NULL" if column in missing else column for column in _names(name))
+                yield from db.execute(
+                    f"SELECT {columns} FROM {table} WHERE {wanted} ORDER BY rowid", (since_us,)
+                )
 
     def drop_before(self, time_us: int) -> int:
         """Remove the days that ended before a moment. Returns how many tables went."""
@@ -154,8 +169,8 @@ class SqliteImpressionStore:
             db.execute("DELETE FROM forgotten WHERE time_us < ?", (moment - _REMEMBERED_US,))
             db.execute("INSERT INTO forgotten VALUES(?, ?)", (person, moment))
             for name, columns in _PRIVATE.items():
-                blanks = ", ".join(f"{c} = zeroblob(length(CAST({c} AS BLOB)))" for c in columns)
                 for table in _tables(db, name):
+                    blanks = ", ".join(map(_blank, _there(db, table, columns)))
                     wipe = f"UPDATE {table} SET person = {_GONE}, {blanks} WHERE person = ?"
                     done = db.execute(wipe, (person,))
                     wiped += done.rowcount
@@ -181,10 +196,26 @@ def _tables(db: Connection, name: str) -> list[str]:
     return [row[0] for row in db.execute(_TABLES, (f"{name}_*",))]
 
 
+def _names(name: str) -> list[str]:
+    return [column.split()[0] for column in _COLUMNS[name].split(", ")]
+
+
+def _there(db: Connection, table: str, columns: Sequence[str]) -> list[str]:
+    """Those of the columns that a table has."""
+    names = {row[1] for row in db.execute(f"PRAGMA table_info({table})").fetchall()}
+    return [column for column in columns if column in names]
+
+
+def _blank(column: str) -> str:
+    """As many zeros as there were bytes, so that the row stays where it is."""
+    return f"{column} = CASE WHEN {column} NOT NULL THEN zeroblob(length(CAST({column} AS BLOB))) END"
+
+
 def _served_row(row: Served) -> tuple[object, ...]:
     facts = row.person, row.time_us, row.request_id, row.release, row.arm, row.tier
     chances = _packed(row.propensities) if row.propensities else None
-    return *facts, "\x00".join(row.items), _packed(row.scores), chances
+    pool = "\x00".join(row.pool) or None
+    return *facts, "\x00".join(row.items), _packed(row.scores), chances, pool, row.teams or None
 
 
 def _packed(numbers: Sequence[float]) -> bytes:

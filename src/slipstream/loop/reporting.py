@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import polars as pl
@@ -11,12 +13,29 @@ import polars as pl
 from slipstream.config import Home
 from slipstream.dataset.snapshot import Snapshot
 from slipstream.errors import NotThere
+from slipstream.evaluation.chances import (
+    Duel,
+    PolicyInLog,
+    duels,
+    duels_table,
+    policies_in_log,
+    policies_table,
+)
 from slipstream.evaluation.estimates import Estimate
 from slipstream.evaluation.experiments import SampleRatio, sample_ratio
-from slipstream.evaluation.online import CONVERSIONS, Earned, measure
+from slipstream.evaluation.online import (
+    CONVERSIONS,
+    Earned,
+    choices_left_to_chance,
+    measure,
+    online_table,
+)
+from slipstream.evaluation.scores import popularity_in
+from slipstream.evaluation.tables import Table
 from slipstream.events.event import counts_text
-from slipstream.events.impressions import DAY_US, HOUR_US, attribute, read_feedback_settings
+from slipstream.events.impressions import DAY_US, HOUR_US, Attributed, attribute, read_feedback_settings
 from slipstream.events.sqlite_impressions import SqliteImpressionStore
+from slipstream.loop.beside import Beside, beside_table, offline_beside_online, segments_of
 from slipstream.recommend.experiment import read_experiment
 
 
@@ -24,7 +43,9 @@ from slipstream.recommend.experiment import read_experiment
 class OnlineReport:
     """earned: one for each group. unattributed: feedback that belongs to no answer, by reason.
 
-    ratio: whether the people of the running experiment split as they should; only by arm.
+    ratio: whether the people of the running experiment split as they should; only by arm. policies, duels:
+    what chance in the answers tells, where there was any. beside: each release offline and online; only by
+    release.
     """
 
     earned: list[Earned]
@@ -32,6 +53,18 @@ class OnlineReport:
     feedback: int
     unattributed: dict[str, int]
     ratio: SampleRatio | None = None
+    policies: Sequence[PolicyInLog] = ()
+    duels: Sequence[Duel] = ()
+    beside: Sequence[Beside] = ()
+
+    def tables(self) -> list[Table]:
+        """The figures, and what else there is to tell."""
+        more = [
+            (self.beside, beside_table(self.beside)),
+            (self.policies, policies_table(self.policies)),
+            (self.duels, duels_table(self.duels)),
+        ]
+        return [online_table(self.earned, self.by), *(table for found, table in more if found)]
 
     def lines(self) -> list[str]:
         lost = f"; not counted: {counts_text(self.unattributed)}" if self.unattributed else ""
@@ -70,22 +103,86 @@ class OnlineReport:
         ]
         ratio = None if self.ratio is None else vars(self.ratio) | {"mismatch": self.ratio.mismatch}
         told = {"by": self.by, "groups": groups, "feedback": self.feedback, "unattributed": self.unattributed}
-        return told | ({} if ratio is None else {"sample_ratio": ratio})
+        more = {
+            "policies": [_policy_json(p) for p in self.policies],
+            "duels": [{**vars(d), "preferred": _estimate_json(d.preferred)} for d in self.duels],
+            "offline_beside_online": [b.json() for b in self.beside],
+        }
+        return told | more | ({} if ratio is None else {"sample_ratio": ratio})
+
+
+def _policy_json(line: PolicyInLog) -> dict[str, Any]:
+    value = line.value
+    robust = value.doubly_robust
+    return {
+        "arm": line.arm,
+        "policy": line.policy,
+        "choices": value.rows,
+        "effective_choices": value.effective_rows,
+        "ips": _estimate_json(value.ips),
+        "snips": _estimate_json(value.snips),
+        "doubly_robust": None if robust is None else _estimate_json(robust),
+        "as_logged": _estimate_json(line.logged),
+        "doubts": list(value.warnings),
+    }
+
+
+def _estimate_json(estimate: Estimate) -> dict[str, Any]:
+    seen = estimate.interval()
+    return {"value": _known(seen.mean), "interval": [_known(seen.low), _known(seen.high)]}
 
 
 def _known(value: float) -> float | None:
     return None if value != value else value
 
 
-def report_online(
+@dataclass(frozen=True)
+class LoggedHome:
+    """What a home's log holds, read once. feedback: how many events name an answer or bring a context."""
+
+    home: Home
+    served: pl.DataFrame
+    attributed: Attributed
+    feedback: int
+    snapshot: Snapshot | None
+    k: int
+    conversions: tuple[str, ...]
+    segment: str
+
+    def earned(self, by: str, served: pl.DataFrame | None = None) -> list[Earned]:
+        """`measure` over these answers, or a part of them."""
+        return measure(
+            self.served if served is None else served,
+            self.attributed,
+            by=by,
+            k=self.k,
+            conversions=self.conversions,
+            snapshot=self.snapshot,
+            segment_of=self.segments if by == "segment" else None,
+        )
+
+    @cached_property
+    def segments(self) -> dict[int, str]:
+        return segments_of(self.home, self.snapshot, self.segment)
+
+    def policies(self) -> list[PolicyInLog]:
+        """None where no place was explored."""
+        popular: dict[str, int] = {}
+        if self.snapshot is not None:
+            items = self.snapshot.items.to_list()
+            popular = dict(zip(items, popularity_in(self.snapshot)[0].tolist(), strict=True))
+        return policies_in_log(choices_left_to_chance(self.served, self.attributed), popular)
+
+
+def read_log(
     home: Home,
     *,
-    by: str = "release",
     days: int | None = None,
     k: int = 10,
     conversions: tuple[str, ...] = CONVERSIONS,
-) -> OnlineReport:
-    """Measure the answers of the last `days` (None: all that are kept), with feedback of any day.
+    segment: str = "",
+) -> LoggedHome:
+    """The answers of the last `days` (None: all that are kept), with feedback of any day.
 
     Raises NotThere without a log.
     """
@@ -99,9 +196,36 @@ def report_online(
     if days is not None:
         served = served.filter(pl.col("time_us") >= time.time_ns() // 1000 - days * DAY_US)
     snapshot = Snapshot.open(home.snapshot) if (home.snapshot / "manifest.json").exists() else None
-    earned = measure(served, attributed, by=by, k=k, conversions=conversions, snapshot=snapshot)
-    ratio = _sample_ratio(home, served) if by == "arm" else None
-    return OnlineReport(earned, by, feedback.height, attributed.unattributed, ratio)
+    return LoggedHome(home, served, attributed, feedback.height, snapshot, k, conversions, segment)
+
+
+def report_online(
+    home: Home,
+    *,
+    by: str = "release",
+    days: int | None = None,
+    k: int = 10,
+    conversions: tuple[str, ...] = CONVERSIONS,
+    segment: str = "",
+) -> OnlineReport:
+    """Measure the answers of a home's log. segment: a column of the users' table, for `by="segment"`; empty:
+    by how many events of the person the snapshot holds. Raises NotThere without a log.
+    """
+    return report_of(read_log(home, days=days, k=k, conversions=conversions, segment=segment), by)
+
+
+def report_of(log: LoggedHome, by: str) -> OnlineReport:
+    earned = log.earned(by)
+    return OnlineReport(
+        earned,
+        by,
+        log.feedback,
+        log.attributed.unattributed,
+        ratio=_sample_ratio(log.home, log.served) if by == "arm" else None,
+        policies=log.policies(),
+        duels=duels(log.served, log.attributed),
+        beside=offline_beside_online(log.home, earned, log.k) if by == "release" else [],
+    )
 
 
 def _sample_ratio(home: Home, served: pl.DataFrame) -> SampleRatio | None:

@@ -4,7 +4,8 @@
      "arms": {"control": {"weight": 1},
               "fresh": {"weight": 1, "release": "20261125T040000.000Z"},
               "mixed": {"weight": 0.5, "rules": {"variety": {"director": 2}},
-                        "explore": {"share": 0.1, "pool": 20}}}}
+                        "explore": {"share": 0.1, "pool": 20}},
+              "both": {"interleave": "20261125T040000.000Z"}}}
 
 An arm without a release answers from the live one; `rules` stand over the home's. Removing the file ends the
 experiment.
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from slipstream.config import Settings
 from slipstream.errors import ConfigError, UsageError
@@ -71,12 +72,20 @@ class Arm(Settings):
     rules: dict[str, Any] = Field(default_factory=dict)
     """Over the rules of the home, e.g. {"new_item_slots": 3}."""
     explore: Explore | None = None
+    interleave: str = ""
+    """A release whose lists are drafted into those of the arm's own; see `recommend.interleaving`."""
 
     @field_validator("rules")
     @classmethod
     def _known_rules(cls, rules: dict[str, Any]) -> dict[str, Any]:
         Rules.model_validate(rules)
         return rules
+
+    @model_validator(mode="after")
+    def _one_game_of_chance(self) -> Arm:
+        if self.explore is not None and self.interleave:
+            raise ValueError("an arm explores or interleaves, not both")
+        return self
 
     def rules_over(self, rules: Rules) -> Rules:
         return Rules.model_validate({**rules.model_dump(), **self.rules})
@@ -102,7 +111,9 @@ class RunningExperiment(Settings):
         return f"{self.label(arm)} (live instead)"
 
     def releases(self) -> set[str]:
-        return {arm.release for arm in self.arms.values() if arm.release}
+        """Those that arms name."""
+        named = {name for arm in self.arms.values() for name in (arm.release, arm.interleave)}
+        return named - {""}
 
 
 EXPERIMENT_FILE = "experiment.json"

@@ -8,7 +8,7 @@ the estimates of `evaluation.counterfactual` need. An ε-greedy policy over one 
 from __future__ import annotations
 
 import uuid
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -30,8 +30,24 @@ class Explore(Settings):
     pool: int = Field(default=20, ge=2, le=MOST_POOL)
 
 
-def explored(pipeline: Pipeline, request: Request, explore: Explore) -> tuple[Slate, tuple[float, ...]]:
-    """The slate, and the propensity of each of its items: 1 but in the last place.
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What chance had to do with a slate, for the log; all empty where nothing was left to it.
+
+    propensities: how likely each item was in its place. pool: what the last place was drawn from, its own
+    item first. teams: of an interleaved slate, `a` or `b` for each place: whose pick it is.
+    """
+
+    propensities: tuple[float, ...] = ()
+    pool: tuple[str, ...] = ()
+    teams: str = ""
+
+
+CERTAIN = Drawn()
+
+
+def explored(pipeline: Pipeline, request: Request, explore: Explore) -> tuple[Slate, Drawn]:
+    """The slate, the propensity of each of its items (1 but in the last place), and the pool of that place.
 
     The draw depends on the request id only. Costs a second ranking, and a third where reasons are wanted;
     they are kept like other slates. A slate shorter than asked, or of 500 items, leaves nothing to draw.
@@ -44,7 +60,7 @@ def explored(pipeline: Pipeline, request: Request, explore: Explore) -> tuple[Sl
     wide = replace(plain, k=min(request.k + explore.pool, MOST_ITEMS))
     if len(slate.items) < request.k or wide.k == request.k:
         whole = pipeline.recommend(request) if request.explain else slate
-        return whole, (1.0,) * len(whole.items)
+        return whole, Drawn((1.0,) * len(whole.items))
     shown = {item.item_id for item in slate.items}
     others = [item for item in pipeline.recommend(wide).items if item.item_id not in shown]
     pool = [slate.items[-1], *others][: explore.pool]
@@ -52,7 +68,8 @@ def explored(pipeline: Pipeline, request: Request, explore: Explore) -> tuple[Sl
     items = (*slate.items[:-1], pool[place])
     if request.explain:
         items = _explained(pipeline, request, items)
-    return replace(slate, items=items), (*(1.0,) * (len(items) - 1), chance)
+    chances = (*(1.0,) * (len(items) - 1), chance)
+    return replace(slate, items=items), Drawn(chances, tuple(item.item_id for item in pool))
 
 
 def _draw(request_id: str, size: int, share: float) -> tuple[int, float]:

@@ -14,8 +14,9 @@ from pathlib import Path
 from slipstream.artifacts import MANIFEST
 from slipstream.config import Home
 from slipstream.errors import SlipstreamError
-from slipstream.recommend.experiment import Experiment, RunningExperiment
-from slipstream.recommend.exploration import Explore, explored
+from slipstream.recommend.experiment import Arm, Experiment, RunningExperiment
+from slipstream.recommend.exploration import CERTAIN, Drawn, Explore, explored
+from slipstream.recommend.interleaving import interleaved
 from slipstream.recommend.pipeline import Pipeline, Request
 from slipstream.recommend.release import Release, check_name
 from slipstream.recommend.rules import Rules, read_rules
@@ -28,17 +29,23 @@ OpenPipeline = Callable[[Release, Rules], Pipeline]
 
 @dataclass(frozen=True)
 class ServedArm:
-    """label: for the log; empty outside an experiment. fell_back: the live release answers in its place."""
+    """label: for the log; empty outside an experiment. fell_back: the live release answers in its place.
+
+    against: another pipeline, with whose lists its own are interleaved.
+    """
 
     label: str
     pipeline: Pipeline
     explore: Explore | None = None
     fell_back: bool = False
+    against: Pipeline | None = None
 
-    def recommend(self, request: Request) -> tuple[Slate, tuple[float, ...]]:
-        """The slate, and the propensities of its items; empty where nothing was left to chance."""
+    def recommend(self, request: Request) -> tuple[Slate, Drawn]:
+        """The slate, and what of it was left to chance."""
+        if self.against is not None:
+            return interleaved(self.pipeline, self.against, request)
         if self.explore is None:
-            return self.pipeline.recommend(request), ()
+            return self.pipeline.recommend(request), CERTAIN
         return explored(self.pipeline, request, self.explore)
 
 
@@ -63,18 +70,23 @@ def open_arms(home: Home, live: Pipeline, running: RunningExperiment | None, mak
         return Arms(everybody)
     releases = {live.release.name: live.release}
     opened: dict[tuple[str, str], Pipeline] = {(live.release.name, live.rules.model_dump_json()): live}
+
+    def pipeline_of(wanted: str, arm: Arm) -> Pipeline:
+        if wanted not in releases:
+            check_name(wanted)
+            releases[wanted] = Release.open(home.releases / wanted)
+        rules = arm.rules_over(read_rules(home.root, releases[wanted].rules))
+        key = wanted, rules.model_dump_json()
+        if key not in opened:
+            opened[key] = make(releases[wanted], rules)
+        return opened[key]
+
     served = {}
     for name, arm in running.arms.items():
-        wanted = arm.release or live.release.name
         try:
-            if wanted not in releases:
-                check_name(wanted)
-                releases[wanted] = Release.open(home.releases / wanted)
-            rules = arm.rules_over(read_rules(home.root, releases[wanted].rules))
-            key = wanted, rules.model_dump_json()
-            if key not in opened:
-                opened[key] = make(releases[wanted], rules)
-            served[name] = ServedArm(running.label(name), opened[key], arm.explore)
+            own = pipeline_of(arm.release or live.release.name, arm)
+            other = pipeline_of(arm.interleave, arm) if arm.interleave else None
+            served[name] = ServedArm(running.label(name), own, arm.explore, against=other)
         except (SlipstreamError, OSError) as error:
             log.error("arm %s is answered by the live release: %s", name, error)
             served[name] = ServedArm(running.fallback_label(name), live, fell_back=True)

@@ -205,12 +205,12 @@ class Backend:
     def recommend(self, request: Request) -> Slate:
         started = time.perf_counter()
         arm = self._arm_of(request.user_id)
-        slate, propensities = arm.recommend(request)
+        slate, drawn = arm.recommend(request)
         self.metrics.answer(slate.tier, time.perf_counter() - started)
         if arm.fell_back:
             self.metrics.count(self.metrics.fallbacks)
         if self._impressions is not None:
-            self._impressions.note(slate, arm.label, propensities)
+            self._impressions.note(slate, arm.label, drawn)
         return slate
 
     def _arm_of(self, user_id: str | None) -> ServedArm:

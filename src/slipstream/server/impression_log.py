@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from slipstream.errors import SlipstreamError
 from slipstream.events.impressions import DAY_US, FeedbackSettings, is_sampled, person_of
 from slipstream.events.sqlite_impressions import Feedback, Served, SqliteImpressionStore
+from slipstream.recommend.exploration import CERTAIN, Drawn
 from slipstream.recommend.slate import Slate
 from slipstream.server.wire import Problem
 
@@ -31,7 +32,7 @@ MOST_TOGETHER = 500
 MOST_FEEDBACK = 256
 
 
-_Noted = tuple[int, Slate, str, Sequence[float]]
+_Noted = tuple[int, Slate, str, Drawn]
 
 
 class ImpressionLog:
@@ -61,17 +62,14 @@ class ImpressionLog:
     def start(self) -> None:
         self._task = asyncio.create_task(self._run())
 
-    def note(self, slate: Slate, arm: str = "", propensities: Sequence[float] = ()) -> None:
-        """Keep an answer if it is in the sample and there is room; about a microsecond.
-
-        propensities: of its items, one each, where not all are certain.
-        """
+    def note(self, slate: Slate, arm: str = "", drawn: Drawn = CERTAIN) -> None:
+        """Keep an answer if it is in the sample and there is room; about a microsecond."""
         if not is_sampled(slate.request_id, self._settings.sample):
             return
         if len(self._answers) >= MOST_ANSWERS:
             self.dropped += 1
             return
-        self._answers.append((_now_us(), slate, arm, propensities))
+        self._answers.append((_now_us(), slate, arm, drawn))
 
     async def attach(self, feedback: Sequence[Feedback]) -> None:
         """Returns once the feedback is durable; what waits goes to the disk together.
@@ -144,7 +142,7 @@ class ImpressionLog:
             await asyncio.to_thread(self._store.drop_before, oldest)
 
 
-def _served(time_us: int, slate: Slate, arm: str, propensities: Sequence[float]) -> Served:
+def _served(time_us: int, slate: Slate, arm: str, drawn: Drawn) -> Served:
     return Served(
         slate.request_id,
         person_of(slate.user_id),
@@ -154,7 +152,9 @@ def _served(time_us: int, slate: Slate, arm: str, propensities: Sequence[float])
         slate.tier,
         [item.item_id for item in slate.items],
         [item.score for item in slate.items],
-        propensities,
+        drawn.propensities,
+        drawn.pool,
+        drawn.teams,
     )
 
 
