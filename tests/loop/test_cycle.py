@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 import time
@@ -22,6 +23,7 @@ from slipstream.events.sqlite_impressions import Feedback, Served, SqliteImpress
 from slipstream.loop import cycle_steps, journal
 from slipstream.loop.policy import Policy, read_policy
 from slipstream.loop.workspace import Workspace
+from slipstream.recommend.experiment import EXPERIMENT_FILE, read_experiment
 from slipstream.recommend.live_release import current_release, list_releases, promote, promotions, rollback
 from slipstream.recommend.release import Release
 
@@ -216,15 +218,17 @@ def test_somebody_who_is_forgotten_meanwhile_is_in_nothing_that_goes_live(space:
         space.release("popularity")
 
 
-def answers(space: Workspace, release: str, start_us: int, clicks: float, count: int = 400) -> None:
+def answers(
+    space: Workspace, release: str, start_us: int, clicks: float, count: int = 400, arm: str = ""
+) -> None:
     """`count` answers of ten items to as many people, and clicks on the first item of some of them."""
     served, told = [], []
     for n in range(count):
         person, moment = person_of(f"q{n % 200}"), start_us + n
-        items = [f"m{i}" for i in range(10)]
-        served.append(Served(f"{release}-{n}", person, moment, release, "", "model", items, [1.0] * 10))
+        items, request = [f"m{i}" for i in range(10)], f"{release}-{start_us}-{n}"
+        served.append(Served(request, person, moment, release, arm, "model", items, [1.0] * 10))
         if (n * 7919) % 1000 < 1000 * clicks:
-            click = Feedback(f"c-{release}-{n}", person, moment, f"{release}-{n}", "m0", "click", None, "")
+            click = Feedback(f"c-{request}", person, moment, request, "m0", "click", None, "")
             told.append(click)
     with SqliteImpressionStore(space.home.impressions) as store:
         store.append(served, told, now_us=time.time_ns() // 1000)
@@ -254,6 +258,39 @@ def test_a_release_that_people_do_not_take_is_rolled_back(
         last = promotions(space.home.releases)[-1]
         assert last.back
         assert "CTR 0.005" in last.why
+
+
+@pytest.mark.parametrize("taken", [0.1, 0.5])
+def test_a_control_arm_answers_in_the_same_hours(space: Workspace, taken: float) -> None:
+    """Before the promotion people clicked less: only the control tells that the new release is worse."""
+    answers(space, "first", time.time_ns() // 1000 - 3_600_000_000, clicks=0.05)
+
+    def serve_when_live() -> None:
+        while (running := read_experiment(space.home.root)) is None:
+            time.sleep(0.02)
+        now_us, new = time.time_ns() // 1000, live(space)
+        assert running.arms["control"].release == "first"
+        answers(space, new, now_us, clicks=taken, arm=running.label("new"))
+        answers(space, "first", now_us, clicks=0.5, arm=running.label("control"))
+
+    server = threading.Thread(target=serve_when_live)
+    server.start()
+    watch = {"minutes": 0.05, "every_s": 0.05, "answers": 200, "control": 0.3}
+    record = run(space, policy(watch=watch))
+    server.join()
+    assert record.outcome == ("rolled back" if taken < 0.5 else "promoted")
+    assert read_experiment(space.home.root) is None  # it ends with the watch
+    if taken < 0.5:
+        assert re.search(r"CTR 0\.010\d against 0\.0[45]\d+ of first", record.why)
+
+
+def test_an_experiment_of_the_home_is_left_alone_by_a_watch(space: Workspace) -> None:
+    (space.home.root / EXPERIMENT_FILE).write_text('{"name": "own", "arms": {"a": {}, "b": {}}}')
+    record = run(space, policy(watch={"minutes": 0.001, "control": 0.3}))
+    assert record.outcome == "promoted"
+    running = read_experiment(space.home.root)
+    assert running is not None
+    assert running.name == "own"
 
 
 def test_the_trial_may_leave_out_what_recommendations_led_to(space: Workspace) -> None:
@@ -310,6 +347,11 @@ def test_the_command_line(space: Workspace, tmp_path: Path, capsys: pytest.Captu
     told = capsys.readouterr().out
     assert "refused" in told
     assert "against" in told
+    assert main(["releases", "--json", *where]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert listed["cycles"][0] == record  # who, on what, with which policy, which numbers, why
+    assert [cycle["outcome"] for cycle in listed["cycles"]] == ["refused", "promoted"]
+    assert {"first", record["name"]} <= {release["name"] for release in listed["releases"]}
     file.write_text("[ndcg]\nabov = 1\n")
     assert main(["cycle", "--policy", str(file), *where]) == 2
     assert main(["cycle", "--every", "1 week", *where]) == 2

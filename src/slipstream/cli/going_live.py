@@ -11,6 +11,7 @@ from slipstream.cli.console import out, print_json, print_table
 from slipstream.cli.options import HomeOption, workspace
 
 if TYPE_CHECKING:
+    from slipstream.loop.journal import Record
     from slipstream.recommend.live_release import Listed
 
 PANEL = "6 · stay good"
@@ -26,22 +27,36 @@ def register(app: typer.Typer) -> None:
 
 def releases(
     home: HomeOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a list of objects.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print releases and cycles, whole records.")
+    ] = False,
 ) -> None:
-    """List the releases, the newest first: what each is, and when, by whom and why it went live."""
+    """List the releases, the newest first: what each is, and when, by whom and why it went live.
+
+    And the cycles: who ran them, on how much that was new, with which model, how they ended and why.
+    """
     from slipstream.loop.journal import records
     from slipstream.recommend.live_release import list_releases
 
     place = workspace(home).home
-    found = list_releases(place)
+    found, cycles = list_releases(place), records(place)
     if as_json:
-        print_json([_listed_json(listed) for listed in found])
+        told = [asdict(record) for record in reversed(cycles)]
+        print_json({"releases": [_listed_json(listed) for listed in found], "cycles": told})
         return
     columns = ["name", "", "model", "events", "MB", "went live", "by", "why"]
     print_table("releases", columns, [_row(listed) for listed in found])
-    latest = [[r.name, r.outcome or "goes on", r.why] for r in reversed(records(place)[-MOST_CYCLES:])]
+    latest = [_cycle_row(record) for record in reversed(cycles[-MOST_CYCLES:])]
     if latest:
-        print_table("the last cycles", ["name", "outcome", "why"], latest)
+        print_table("the last cycles", ["name", "by", "model", "new events", "outcome", "why"], latest)
+
+
+def _cycle_row(record: Record) -> list[str]:
+    made = record.told("release") or {}
+    model = str(made.get("model") or record.policy["model"] or "of the live release")
+    new = (record.told("snapshot") or {}).get("new_events")
+    events = "–" if new is None else f"{new:,}"
+    return [record.name, record.by, model, events, record.outcome or "goes on", record.why]
 
 
 def _row(listed: Listed) -> list[str]:

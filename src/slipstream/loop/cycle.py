@@ -14,7 +14,7 @@ from slipstream.artifacts import MANIFEST, holding
 from slipstream.config import Home
 from slipstream.errors import NotThere, SlipstreamError, Unavailable, UsageError
 from slipstream.events.forgetting import forgotten_since
-from slipstream.loop import journal
+from slipstream.loop import control_arm, journal
 from slipstream.loop.cycle_steps import STEPS, Cycle
 from slipstream.loop.journal import Record, StepDone
 from slipstream.loop.narrator import Narrator
@@ -78,6 +78,7 @@ def _go_on(cycle: Cycle) -> None:
 
 def _end(cycle: Cycle, outcome: journal.Outcome, why: str) -> None:
     record = cycle.record
+    control_arm.end(cycle.home, record.name)
     record.outcome, record.why, record.ended_us = outcome, why, _now_us()
     journal.write(cycle.home, record)
     cycle.narrator.line(f"{outcome}: {why}")

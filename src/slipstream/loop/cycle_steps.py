@@ -27,7 +27,7 @@ from slipstream.evaluation.true_reasons import ReasonCheck, check_reasons, event
 from slipstream.events.forgetting import forgotten_since
 from slipstream.events.sqlite import SqliteEventStore
 from slipstream.events.sqlite_impressions import SqliteImpressionStore
-from slipstream.loop import journal
+from slipstream.loop import control_arm, journal
 from slipstream.loop.exporting import known_edges
 from slipstream.loop.gate import Check, Evidence, Verdict, enough_events, judge
 from slipstream.loop.home_lock import writing_home
@@ -281,8 +281,11 @@ def _watch(cycle: Cycle) -> Told:
         return {"outcome": "promoted", "why": why, "looks": 0}
     promoted_us = int(cycle.told("promote")["promoted_us"])
     until_us, looks = watched_until_us(watch, promoted_us), 0
+    control = control_arm.begin(cycle.home, name, earlier, watch.control) if watch.control else None
+    if watch.control and control is None:
+        cycle.narrator.line("another experiment runs: no control arm, the hours before are compared")
     while True:
-        seen, looks = look(cycle.home, watch, name, earlier, promoted_us), looks + 1
+        seen, looks = look(cycle.home, watch, name, earlier, promoted_us, control), looks + 1
         last = promotions(cycle.home.releases)[-1]
         if last.name != name and last.back and last.why.startswith(name):  # killed after it had gone back
             return {"outcome": "rolled back", "why": last.why, "looks": looks}

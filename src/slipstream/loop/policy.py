@@ -95,6 +95,9 @@ class Watch(Settings):
     answers: int = Field(default=300, ge=2)
     """Answers of each release before a difference counts."""
     metric: Literal["CTR", "Conversion", "Revenue/1000"] = "CTR"
+    control: float = Field(default=0.0, ge=0, le=0.9)
+    """The part of the people who keep the earlier release meanwhile, so that both answer in the same hours;
+    0: nobody, and the hours before are compared."""
     tolerance: float = Field(default=0.0, ge=0, lt=1)
     """Roll back when the metric has fallen by more than this part, beyond doubt (`always_valid`)."""
     before_hours: float = Field(default=24.0, gt=0)

@@ -1,7 +1,7 @@
 """After a promotion: do people take what the new release shows them, as they took what the old one did?
 
-The old release's answers come from the hours before, so a change of the hour or of the day counts as one of
-the release; where that matters, put both into an experiment and read `slipstream report --by arm`.
+The old release's answers come from a control arm in the same hours (`watch.control`), or from the hours
+before; then a change of the hour or of the day counts as one of the release.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from slipstream.evaluation.intervals import Interval
 from slipstream.evaluation.online import Earned, measure
 from slipstream.events.impressions import HOUR_US, attribute, read_feedback_settings
 from slipstream.events.sqlite_impressions import SqliteImpressionStore
+from slipstream.loop import control_arm
 from slipstream.loop.policy import Watch
+from slipstream.recommend.experiment import RunningExperiment
 
 MINUTE_US = 60_000_000
 
@@ -34,15 +36,29 @@ class Look:
     why: str
 
 
-def look(home: Home, watch: Watch, name: str, earlier: str, promoted_us: int) -> Look:
-    """Compare the answers of `name` since its promotion with those of `earlier` in the hours before."""
+def look(
+    home: Home,
+    watch: Watch,
+    name: str,
+    earlier: str,
+    promoted_us: int,
+    control: RunningExperiment | None = None,
+) -> Look:
+    """Compare the answers of `name` since its promotion with those of `earlier`: in the arms of `control`
+    since then, or without it in the hours before.
+    """
     if not home.impressions.exists():
         return Look("too few", (0, 0), None, "no answers were logged")
     start = promoted_us - int(watch.before_hours * HOUR_US)
     with SqliteImpressionStore(home.impressions) as store:
         served, feedback = store.served(start), store.feedback(start)
-    own = (pl.col("release") == name) & (pl.col("time_us") >= promoted_us)
-    old = (pl.col("release") == earlier) & (pl.col("time_us") < promoted_us)
+    since = pl.col("time_us") >= promoted_us
+    own, old = pl.col("release") == name, pl.col("release") == earlier
+    if control is not None:
+        own &= since & (pl.col("arm") == control.label(control_arm.NEW))
+        old &= since & (pl.col("arm") == control.label(control_arm.CONTROL))
+    else:
+        own, old = own & since, old & ~since
     window_us = int(read_feedback_settings(home.root).window_hours * HOUR_US)
     compared = served.filter(own | old)
     groups = {e.group: e for e in measure(compared, attribute(served, feedback, window_us), by="release")}
