@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import Any
 from urllib.parse import quote
@@ -235,6 +236,47 @@ def test_paths_and_methods_that_are_not_there(api: httpx.Client) -> None:
     bad = httpx.URL(str(api.base_url)).copy_with(raw_path=b"/v1/recommendations/%ff")
     assert problem(api.get(bad), 400)["code"] == "path"
     assert api.head("/healthz").status_code == 200
+
+
+def sent_raw(api: httpx.Client, *parts: bytes) -> httpx.Response:
+    """What the server says to bytes that no HTTP client would send."""
+    with socket.create_connection((api.base_url.host, api.base_url.port or 0), timeout=30) as caller:
+        for part in parts:
+            caller.sendall(part)
+        raw = b"".join(iter(lambda: caller.recv(65_536), b""))  # until the server closes
+    head, _, body = raw.partition(b"\r\n\r\n")
+    lines = head.decode().split("\r\n")
+    return httpx.Response(int(lines[0][9:12]), headers=[line.split(": ") for line in lines[1:]], content=body)
+
+
+@pytest.mark.parametrize(
+    ("parts", "status", "code"),
+    [
+        ((b"FOO /healthz HTTP/1.1\r\n\r\n",), 405, "method"),
+        ((b"\x16\x03\x01\x02\x00\x01",), 400, "not-http"),
+        ((b"\x00\x00\x00",), 400, "not-http"),
+        ((b"GET /a b HTTP/1.1\r\n\r\n",), 400, "not-http"),
+        ((b"GET /healthz HTTP/1.1\r\nno colon\r\n\r\n",), 400, "not-http"),
+        ((b"POST /v1/events HTTP/1.1\r\ncontent-length: x\r\n\r\n",), 400, "not-http"),
+        ((b"CONNECT there:1 HTTP/1.1\r\nhost: x\r\n\r\n",), 400, "not-http"),
+        ((b"GET /", *[b"a" * 60_000] * 9), 413, "too-large"),
+    ],
+)
+def test_what_is_not_http_is_a_problem_too(
+    api: httpx.Client, parts: tuple[bytes, ...], status: int, code: str
+) -> None:
+    try:
+        told = problem(sent_raw(api, *parts), status)
+    except ConnectionError:  # the server had hung up while the rest was still being sent
+        assert status == 413
+    else:
+        assert told["code"] == code
+    assert api.get("/healthz").status_code == 200
+
+
+def test_a_long_body_is_no_long_head(api: httpx.Client) -> None:
+    events = [{"user_id": "long-body", "item_id": "f1", "context": {"note": "x" * 500}} for _ in range(500)]
+    assert api.post("/v1/events", json={"events": events}).json()["stored"] == 500
 
 
 def test_the_server_describes_itself(api: httpx.Client) -> None:

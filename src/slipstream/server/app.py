@@ -102,7 +102,7 @@ class App:
         self._full, self._closes = full, closes
         refusal = _problem_reply(overloaded())
         self._refusal = refusal, [_messages(refusal, closing=closing) for closing in (False, True)]
-        self._keys, self._metrics, self._start, self._stop = keys, metrics, start, stop
+        self._keys, self.metrics, self._start, self._stop = keys, metrics, start, stop
         self.failure: Exception | None = None
         """Why the server could not start, for whoever started it."""
         self._routes: dict[int, list[tuple[tuple[str, ...], dict[str, Route]]]] = {}
@@ -137,7 +137,7 @@ class App:
             reply = _problem_reply(problem_of(error))
         await _send(reply, send, head=scope["method"] == "HEAD", closing=self._closes())
         seconds = time.perf_counter() - started
-        self._metrics.request(label, reply.status, seconds)
+        self.metrics.request(label, reply.status, seconds)
         if access.isEnabledFor(logging.INFO):
             access.info(_line(scope["method"], label, reply, seconds))
 
@@ -146,7 +146,7 @@ class App:
         reply, messages = self._refusal
         for message in messages[self._closes()]:
             await send(message)
-        self._metrics.request(SHORT_ROUTE, reply.status, 0.0)
+        self.metrics.request(SHORT_ROUTE, reply.status, 0.0)
 
     def _find(self, scope: ASGIScope) -> tuple[Route, dict[str, str]]:
         segments = _segments(scope)

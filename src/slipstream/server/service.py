@@ -104,6 +104,8 @@ def run(
     spread = spread or Spread()
     try:
         import uvicorn
+
+        from slipstream.server.protocol import protocol_of
     except ImportError as error:
         raise MissingExtra("uvicorn", "serve", "the server") from error
     app = application(Home(root), keys, options, spread)
@@ -113,10 +115,10 @@ def run(
         access_log=False,
         server_header=False,
         lifespan="on",
+        http=protocol_of(app.metrics),
         ws="none",
         timeout_keep_alive=30,
         timeout_graceful_shutdown=GRACE_SECONDS,
-        h11_max_incomplete_event_size=64 * 1024,
     )
     sys.setswitchinterval(SWITCH_S)
     if options is not None and options.access_log:
