@@ -34,6 +34,8 @@ def test_peeking_daily_raises_no_more_false_alarms_than_stated() -> None:
     difference, variance = daily_looks(0.0, seed=1)
     planned = 2 * RATE * (1 - RATE) / (PER_DAY * DAYS)
     alarms = (np.abs(difference) > always_valid_half(variance, planned)).any(axis=1).mean()
+    at_the_end = (np.abs(difference) > 1.96 * np.sqrt(variance))[:, -1].mean()
+    assert 0.035 < at_the_end < 0.065  # one look, and the interval for one look
     fooled = (np.abs(difference) > 1.96 * np.sqrt(variance)).any(axis=1).mean()
     assert 0.005 < alarms <= 0.05
     assert fooled > 0.2  # what an interval for one look does when it is looked at every day

@@ -32,6 +32,7 @@ from slipstream.events.impressions import (
 from slipstream.events.sqlite_impressions import Feedback, Served, SqliteImpressionStore
 from slipstream.loop.online_page import online_page
 from slipstream.loop.reporting import read_log, report_online
+from slipstream.recommend.experiment import Experiment
 
 NOW = 20_000 * DAY_US
 
@@ -203,6 +204,27 @@ def test_feedback_late_early_twice_and_of_nobody_is_told_and_not_counted() -> No
     backwards = frames(served[::-1], feedback[::-1])
     assert backwards[1].unattributed == whole[1].unattributed
     assert backwards[1].events.equals(whole[1].events)
+
+
+def test_an_arm_that_was_removed_keeps_its_answers_and_the_split_is_of_those_that_are_left(
+    tmp_path: Path,
+) -> None:
+    home = Home(tmp_path)
+    before, after = (Experiment("e", dict.fromkeys(names, 1.0)) for names in ("abc", "ab"))
+    served = [
+        replace(shown(f"q{day}-{n}", f"u{n}", "xy", day=day), arm=f"e/{experiment.arm_of(f'u{n}')}")
+        for day, experiment in enumerate((before, after))
+        for n in range(300)
+    ]
+    with SqliteImpressionStore(home.impressions) as store:
+        store.append(served, [], now_us=NOW)
+    (tmp_path / "experiment.json").write_text(json.dumps({"name": "e", "arms": {"a": {}, "b": {}}}))
+    found = report_online(home, by="arm")
+    assert [e.group for e in found.earned] == ["e/a", "e/b", "e/c"]
+    assert sum(e.answers for e in found.earned) == 600
+    assert found.ratio is not None
+    assert sum(found.ratio.seen.values()) == 300  # those who were moved count once, where they are now
+    assert not found.ratio.mismatch
 
 
 def test_a_page_and_tables_of_a_home(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

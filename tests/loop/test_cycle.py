@@ -21,7 +21,8 @@ from slipstream.errors import BadInput, Busy, ConfigError, NotThere, UsageError
 from slipstream.events.impressions import person_of
 from slipstream.events.sqlite_impressions import Feedback, Served, SqliteImpressionStore
 from slipstream.loop import cycle_steps, journal
-from slipstream.loop.policy import Policy, read_policy
+from slipstream.loop.policy import Policy, Watch, read_policy
+from slipstream.loop.watching import look
 from slipstream.loop.workspace import Workspace
 from slipstream.recommend.experiment import EXPERIMENT_FILE, read_experiment
 from slipstream.recommend.live_release import current_release, list_releases, promote, promotions, rollback
@@ -258,6 +259,14 @@ def test_a_release_that_people_do_not_take_is_rolled_back(
         last = promotions(space.home.releases)[-1]
         assert last.back
         assert "CTR 0.005" in last.why
+
+
+def test_a_clock_that_went_back_leaves_the_watch_without_an_opinion(space: Workspace) -> None:
+    now_us = time.time_ns() // 1000
+    answers(space, "first", now_us - 7_200_000_000, clicks=0.5)
+    answers(space, "second", now_us - 3_600_000_000, clicks=0.0)  # stamped before its own promotion
+    seen = look(space.home, Watch(answers=200), "second", "first", now_us)
+    assert (seen.verdict, seen.answers) == ("too few", (0, 400))
 
 
 @pytest.mark.parametrize("taken", [0.1, 0.5])

@@ -7,6 +7,7 @@ import contextlib
 import json
 import sqlite3
 import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -17,10 +18,11 @@ from test_faults import eventually
 from slipstream.cli import main
 from slipstream.config import Home
 from slipstream.errors import UsageError
-from slipstream.events.impressions import HOUR_US, FeedbackSettings, attribute, person_of
-from slipstream.events.sqlite_impressions import Feedback, SqliteImpressionStore
+from slipstream.events.impressions import DAY_US, HOUR_US, FeedbackSettings, attribute, person_of
+from slipstream.events.sqlite_impressions import Feedback, Served, SqliteImpressionStore
 from slipstream.recommend.slate import Slate
 from slipstream.server.impression_log import MOST_TOGETHER, ImpressionLog
+from slipstream.server.trusted_clock import TrustedClock
 
 
 def test_answers_are_logged_and_feedback_joins_them(
@@ -172,3 +174,60 @@ def test_acknowledged_feedback_survives_kill_9(fresh_home: Home) -> None:
             thread.join()
     with SqliteImpressionStore(fresh_home.impressions) as store:
         assert set(acknowledged) <= set(store.feedback()["event_id"])
+
+
+def test_a_clock_that_jumps_removes_nothing_for_an_hour(caplog: pytest.LogCaptureFixture) -> None:
+    now = {"wall": 1e9, "steady": 50.0}
+    clock = TrustedClock(wall_s=lambda: now["wall"], steady_s=lambda: now["steady"])
+
+    def after(seconds: float, jump: float = 0.0) -> bool:
+        now["steady"] += seconds
+        now["wall"] += seconds + jump
+        return clock.believed()
+
+    assert after(0)
+    assert after(30 * 86_400, jump=20)  # drifts and small corrections are nothing
+    assert not after(1, jump=90 * 86_400)
+    assert not after(3_599)
+    assert after(2)
+    assert not after(1, jump=-90 * 86_400)  # back again is a jump as well
+    assert after(3_601)
+    assert [record.message.split(":")[0] for record in caplog.records] == [
+        "the clock jumped by +7776020 s",
+        "the clock jumped by -7776000 s",
+    ]
+
+
+@pytest.mark.parametrize(("newest_age", "left"), [(1, [1]), (200, [400, 200])])
+def test_the_start_cleans_unless_the_clock_calls_everything_too_old(
+    tmp_path: Path, newest_age: int, left: list[int]
+) -> None:
+    today = time.time_ns() // 1000 // DAY_US
+
+    async def run() -> None:
+        log = ImpressionLog(SqliteImpressionStore(tmp_path / "i.sqlite"), FeedbackSettings(keep_days=90))
+        log.start()
+        await log.attach([Feedback("e", 1, 1, "q0", "f1", "click", None, "")])
+        await log.finish()
+
+    with SqliteImpressionStore(tmp_path / "i.sqlite") as store:
+        assert store.newest_day() is None
+        for age in (400, newest_age):
+            at = (today - age) * DAY_US
+            row = Served(f"{age}", 1, at, "r", "", "model", ["f1"], [1.0])
+            store.append([row], [], now_us=at)
+        asyncio.run(run())
+        assert store.served()["request_id"].to_list() == [str(age) for age in left]
+
+
+def test_events_from_the_future_are_refused_and_those_of_tomorrow_are_late(fresh_home: Home) -> None:
+    with served_home.serving(fresh_home) as server, httpx.Client(base_url=server.url, timeout=30) as api:
+        slate = api.get("/v1/recommendations/ann", params={"k": 3}).json()
+        click = {"user_id": "ann", "item_id": slate["items"][0]["item_id"], "request_id": slate["request_id"]}
+        ahead = [{**click, "time": time.time() + hours * 3600} for hours in (23, 30)]
+        told = api.post("/v1/events", json={"events": ahead}).json()
+        assert (told["stored"], [fault["code"] for fault in told["rejected"]]) == (1, ["future-time"])
+        assert server.stop() == 0
+    with SqliteImpressionStore(fresh_home.impressions) as store:
+        served, feedback = store.served(), store.feedback()
+    assert attribute(served, feedback, 12 * HOUR_US).unattributed == {"late": 1}

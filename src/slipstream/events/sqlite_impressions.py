@@ -148,11 +148,17 @@ class SqliteImpressionStore:
                     f"SELECT {columns} FROM {table} WHERE {wanted} ORDER BY rowid", (since_us,)
                 )
 
+    def newest_day(self) -> int | None:
+        """The last day that has rows, in days since 1970 UTC; None for an empty store."""
+        with self._connections.another() as db:
+            days = [_day_of(table) for name in _PRIVATE for table in _tables(db, name)]
+        return max(days, default=None)
+
     def drop_before(self, time_us: int) -> int:
         """Remove the days that ended before a moment. Returns how many tables went."""
         day = time_us // DAY_US
         with self._connections.writing() as db:
-            old = [t for name in _PRIVATE for t in _tables(db, name) if int(t.rsplit("_", 1)[1]) < day]
+            old = [t for name in _PRIVATE for t in _tables(db, name) if _day_of(t) < day]
             for table in old:
                 db.execute(f"DROP TABLE {table}")
             db.execute("DELETE FROM forgotten WHERE time_us < ?", (time_us,))
@@ -194,6 +200,10 @@ class SqliteImpressionStore:
 
 def _tables(db: Connection, name: str) -> list[str]:
     return [row[0] for row in db.execute(_TABLES, (f"{name}_*",))]
+
+
+def _day_of(table: str) -> int:
+    return int(table.rsplit("_", 1)[1])
 
 
 def _names(name: str) -> list[str]:

@@ -20,6 +20,7 @@ from slipstream.events.impressions import DAY_US, FeedbackSettings, is_sampled, 
 from slipstream.events.sqlite_impressions import Feedback, Served, SqliteImpressionStore
 from slipstream.recommend.exploration import CERTAIN, Drawn
 from slipstream.recommend.slate import Slate
+from slipstream.server.trusted_clock import TrustedClock
 from slipstream.server.wire import Problem
 
 log = logging.getLogger("slipstream.server")
@@ -52,6 +53,9 @@ class ImpressionLog:
         self._wake, self._ending = asyncio.Event(), False
         self._task: asyncio.Task[None] | None = None
         self._cleaned_day = -1
+        newest = store.newest_day()
+        fits = newest is None or _now_us() // DAY_US - newest < settings.keep_days
+        self._clock = TrustedClock(believed=fits)
         self.dropped = 0
 
     @property
@@ -132,9 +136,12 @@ class ImpressionLog:
         self._store.append((_served(*answer) for answer in answers), feedback, now_us=_now_us())
 
     async def _clean(self) -> None:
-        """Once a day, and at the start: remove the days that are past keeping."""
+        """Once a day, and at the start: remove the days that are past keeping, if the clock can be believed.
+
+        One by which everything at once is too old is asked again after an hour.
+        """
         today = _now_us() // DAY_US
-        if today == self._cleaned_day:
+        if not self._clock.believed() or today == self._cleaned_day:
             return
         self._cleaned_day = today
         with contextlib.suppress(SlipstreamError):  # another process may hold the file: tomorrow, then
