@@ -16,7 +16,7 @@ from slipstream.compression.quantization import RUNGS, compressed, pack
 from slipstream.inference.compiled_encoder import ENCODER, encoder_of
 from slipstream.inference.item_index import SCAN, ItemIndex
 from slipstream.inference.item_rows import ItemRows, rows_of
-from slipstream.inference.packed_weights import BOOKS, CENTROIDS, Form, Packed
+from slipstream.inference.packed_weights import BOOKS, CENTROIDS, PARTS, Form, Packed
 
 FORMS: tuple[Form, ...] = ("bfloat16", "int8", "int4", "codes")
 
@@ -34,7 +34,7 @@ def packed_as(form: Form, rows: np.ndarray) -> Packed:
         return pack(rows, form)
     random, columns = np.random.default_rng(len(rows)), rows.shape[1]
     codes = random.integers(0, CENTROIDS, (len(rows), BOOKS)).astype(np.uint8)
-    books = random.standard_normal((BOOKS, CENTROIDS, -(-columns // BOOKS))).astype(np.float16)
+    books = random.standard_normal((BOOKS, CENTROIDS, -(-columns // PARTS))).astype(np.float16)
     return Packed("codes", codes, books, columns).checked("items")
 
 

@@ -8,15 +8,17 @@ import pytest
 
 pytest.importorskip("torch")
 
+from slipstream.artifacts import open_artifact, writing
 from slipstream.compression.quantization import RUNGS, compressed
 from slipstream.config import with_overrides
 from slipstream.dataset.queries import Holdout, queries_of
 from slipstream.dataset.snapshot import snapshot_of
 from slipstream.dataset.vocabulary import Vocabulary
 from slipstream.errors import BadInput
-from slipstream.inference.packed_weights import BOOKS, CENTROIDS
+from slipstream.inference.packed_weights import BOOKS, CENTROIDS, PARTS
 from slipstream.models.deep.transformer import Transformer
 from slipstream.models.recommender import FitContext, TrainingData
+from slipstream.models.registry import load_model, save_model
 from slipstream.models.validation import validation_ndcg
 from slipstream.training.transformer_settings import TransformerSettings
 
@@ -57,27 +59,29 @@ def trained(world):
     return Transformer.fit(world, with_overrides(SETTINGS, {"code_epochs": 4}), FitContext(seed=1))
 
 
-def test_the_table_is_codes_and_packing_it_as_such_loses_nothing(world, trained):
-    table = trained.item_vectors()
-    width = table.shape[1] // BOOKS
-    for book in range(BOOKS):
-        part = table[:, book * width : (book + 1) * width]
-        assert len(np.unique(part, axis=0)) <= CENTROIDS
+def test_the_table_is_codes_and_packing_it_as_such_loses_nothing(world, trained, tmp_path: Path):
+    codes = trained.packed_weights()["item"].checked("item")
+    assert codes.form == "codes"
+    assert codes.nbytes == (ITEMS + 2) * BOOKS + BOOKS * CENTROIDS * 2 * SETTINGS.dim // PARTS
     packed = compressed(trained, CODES)
-    np.testing.assert_array_equal(packed.item_vectors(), table)
+    np.testing.assert_array_equal(packed.item_vectors(), trained.item_vectors())
+    queries = world.validation.queries
+    with writing(tmp_path / "m", "model") as writer:
+        save_model("transformer", trained, writer)
+    again = load_model(open_artifact(tmp_path / "m", "model"))[1]
+    np.testing.assert_array_equal(again.score(queries), trained.score(queries))
     assert trained.known.sum() == ITEMS
 
 
-def test_training_on_brings_back_what_codes_after_training_lose(world, trained):
+def test_the_books_are_learned_and_the_model_is_as_good_with_them(world, trained):
     plain = Transformer.fit(world, SETTINGS, FitContext(seed=1))
-    full, after, with_them = (
-        validation_ndcg(model.score, world.validation)
-        for model in (plain, compressed(plain, CODES), compressed(trained, CODES))
-    )
-    assert after < full
-    assert with_them > after + 0.3 * (full - after)
+    full, with_them = (validation_ndcg(model.score, world.validation) for model in (plain, trained))
+    assert full > 0.7
+    assert with_them > 0.97 * full
     losses = [row["loss"] for row in trained.report.curve[SETTINGS.epochs :]]
-    assert losses[-1] < losses[0], "the books are learned, not only found"
+    assert losses[-1] < losses[0]
+    found = compressed(plain, CODES).packed_weights()["item"]
+    assert (found.scale != trained.packed_weights()["item"].scale).any()
 
 
 def test_a_course_on_codes_goes_on_from_its_checkpoint(world, tmp_path: Path):

@@ -9,17 +9,17 @@ import pytest
 
 from slipstream.compression.quantization import pack
 from slipstream.errors import BadInput, CorruptArtifact
-from slipstream.inference.packed_weights import BOOKS, CENTROIDS
+from slipstream.inference.packed_weights import BOOKS, CENTROIDS, LEVELS, PARTS
 from slipstream.training.product_codes import k_means, product_codes
 
 
 def grid(items: int, columns: int, kinds: int, seed: int = 0) -> np.ndarray:
-    """Each eighth of a row is one of `kinds` random vectors, with numbers that float16 holds."""
+    """Each quarter of a row is one of `kinds` random vectors, with numbers that float16 holds."""
     random = np.random.default_rng(seed)
-    width = -(-columns // BOOKS)
-    books = random.integers(-50, 50, (BOOKS, kinds, width)) / 16
-    chosen = random.integers(0, kinds, (items, BOOKS))
-    return books[np.arange(BOOKS), chosen].reshape(items, -1)[:, :columns].astype(np.float32)
+    width = -(-columns // PARTS)
+    books = random.integers(-50, 50, (PARTS, kinds, width)) / 16
+    chosen = random.integers(0, kinds, (items, PARTS))
+    return books[np.arange(PARTS), chosen].reshape(items, -1)[:, :columns].astype(np.float32)
 
 
 @pytest.mark.parametrize("columns", [8, 24, 27, 3])
@@ -27,7 +27,7 @@ def test_a_table_made_of_centroids_comes_back_as_it_was(columns: int) -> None:
     table = grid(600, columns, 40)
     packed = product_codes(table).checked("items")
     np.testing.assert_array_equal(packed.unpack(), table)
-    width = -(-columns // BOOKS)
+    width = -(-columns // PARTS)
     assert packed.nbytes == 600 * 8 + BOOKS * CENTROIDS * width * 2
 
 
@@ -41,15 +41,25 @@ def test_a_table_of_clusters_is_close_and_more_so_than_by_chance() -> None:
     assert np.linalg.norm(shuffled.unpack() - table) > 10 * off * np.linalg.norm(table)
 
 
-def test_every_row_has_the_centroid_that_is_nearest() -> None:
+def test_every_row_has_the_centroids_that_are_nearest_one_after_the_other() -> None:
     table = np.random.default_rng(2).standard_normal((300, 16)).astype(np.float32)
     packed = product_codes(table)
     books = packed.scale.astype(np.float64)
-    for book in range(BOOKS):
-        part = table[:, 2 * book : 2 * book + 2].astype(np.float64)
-        distance = ((part[:, None] - books[book][None]) ** 2).sum(axis=2)
-        own = distance[np.arange(300), packed.codes[:, book]]
-        assert (own <= distance.min(axis=1) + 1e-5).all()
+    for part in range(PARTS):
+        left = table[:, 4 * part : 4 * part + 4].astype(np.float64)
+        for book in range(part * LEVELS, (part + 1) * LEVELS):
+            distance = ((left[:, None] - books[book][None]) ** 2).sum(axis=2)
+            own = distance[np.arange(300), packed.codes[:, book]]
+            assert (own <= distance.min(axis=1) + 1e-5).all()
+            left -= books[book][packed.codes[:, book]]
+
+
+def test_rows_that_weigh_more_are_closer_to_what_they_were() -> None:
+    table = np.random.default_rng(4).standard_normal((2_000, 16)).astype(np.float32)
+    weight = np.where(np.arange(2_000) < 200, 50.0, 1.0)
+    off = [((product_codes(table, weight=w).unpack() - table) ** 2).sum(axis=1) for w in (None, weight)]
+    assert off[1][:200].mean() < 0.7 * off[0][:200].mean()
+    assert off[1][200:].mean() > off[0][200:].mean()
 
 
 def test_the_same_seed_gives_the_same_codes_and_no_cluster_stays_empty() -> None:
@@ -83,10 +93,10 @@ def test_a_catalogue_smaller_than_a_code_book_and_numbers_that_are_none_are_refu
         {"codes": np.zeros((300, 7), np.uint8)},
         {"codes": np.zeros((300, 8), np.int8)},
         {"scale": None},
-        {"scale": np.zeros((8, 255, 3), np.float16)},
-        {"scale": np.zeros((8, 256, 2), np.float16)},
-        {"scale": np.zeros((8, 256, 3), np.float32)},
-        {"scale": np.full((8, 256, 3), np.nan, np.float16)},
+        {"scale": np.zeros((8, 255, 6), np.float16)},
+        {"scale": np.zeros((8, 256, 3), np.float16)},
+        {"scale": np.zeros((8, 256, 6), np.float32)},
+        {"scale": np.full((8, 256, 6), np.nan, np.float16)},
         {"columns": 16},
         {"columns": 0},
     ],

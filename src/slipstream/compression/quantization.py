@@ -55,7 +55,17 @@ def left_out(model: Compressible) -> dict[str, str]:
 
 def compressed(model: Compressible, rung: Rung) -> Compressible:
     """The same model with its weights packed. Raises BadInput where a weight has no place in the form."""
-    return model.with_weights(packed_weights(model.weights(), model.weight_roles(), rung))
+    return model.with_weights(packed_for(model, rung))
+
+
+def packed_for(model: Compressible, rung: Rung) -> dict[str, Packed]:
+    """The model's weights in the forms of a rung; what is in its form already is taken as it is.
+
+    So codes that a model was trained on with are its codes, and no second clustering of what they say.
+    """
+    found = packed_weights(model.weights(), model.weight_roles(), rung)
+    own = model.packed_weights()
+    return {n: own[n] if n in own and own[n].form == packed.form else packed for n, packed in found.items()}
 
 
 def packed_weights(

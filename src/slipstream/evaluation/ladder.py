@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.artifacts import open_artifact, writing
-from slipstream.compression.quantization import RUNGS, left_out, packed_weights
+from slipstream.compression.quantization import RUNGS, left_out, packed_for
 from slipstream.dataset.queries import Holdout, Queries
 from slipstream.dataset.vocabulary import Vocabulary
 from slipstream.errors import UsageError
@@ -110,7 +110,7 @@ def ladder(name: str, model: Compressible, asked: Asked) -> list[Served]:
     for rung in RUNGS:
         if rung.name in without:
             continue
-        packed = packed_weights(model.weights(), roles, rung)
+        packed = packed_for(model, rung)
         small = model if rung.name == FLOAT32 else model.with_weights(packed)
         items = sum(p.nbytes for n, p in packed.items() if roles.get(n) == "items")
         index, release = small.index(), _release_bytes(name, small, asked)

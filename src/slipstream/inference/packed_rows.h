@@ -2,8 +2,9 @@
  *
  * FLOAT32: the row as it is. BFLOAT16: the upper halves of its numbers. INT8: code * scale of the row. INT4: two
  * codes a byte, the first in the low bits, less 8, times the scale of their group of 32. Then all of it times the
- * row's factor, where there are factors. Each product is rounded to float32. CODES: eight bytes, each the number of
- * one of 256 centroids in its book; `scale` holds the books, and the row is its centroids side by side.
+ * row's factor, where there are factors. Each product and sum is rounded to float32. CODES: eight bytes, each the
+ * number of one of 256 centroids in its book; `scale` holds the books, and the row is four parts side by side, each
+ * the sum of the centroids of two books.
  */
 #ifndef SLIPSTREAM_PACKED_ROWS_H
 #define SLIPSTREAM_PACKED_ROWS_H
@@ -11,7 +12,8 @@
 #include "kernels.h"
 
 enum Form { FLOAT32, BFLOAT16, INT8, INT4, CODES, FORMS };
-enum { PACKED_GROUP = 32, PACKED_ZERO = 8, PACKED_MOST = 1 << 14, BOOKS = 8, CENTROIDS = 256 };
+enum { PACKED_GROUP = 32, PACKED_ZERO = 8, PACKED_MOST = 1 << 14, CODE_PARTS = 4, CODE_LEVELS = 2,
+       BOOKS = CODE_PARTS * CODE_LEVELS, CENTROIDS = 256 };
 
 typedef struct {
     long form;
@@ -33,7 +35,7 @@ static inline int open_rows(PackedRows *rows, PyObject *codes, PyObject *const *
         PyErr_SetString(PyExc_ValueError, "rows of this form or width are not known");
         return -1;
     }
-    rows->groups = (dim + PACKED_GROUP - 1) / PACKED_GROUP, rows->part = (dim + BOOKS - 1) / BOOKS;
+    rows->groups = (dim + PACKED_GROUP - 1) / PACKED_GROUP, rows->part = (dim + CODE_PARTS - 1) / CODE_PARTS;
     const Py_ssize_t bytes[FORMS] = {4 * dim, 2 * dim, dim, rows->groups * PACKED_GROUP / 2, BOOKS};
     const Py_ssize_t size[FORMS] = {4, 2, 1, 1, 1}, scales[FORMS] = {0, 0, 1, rows->groups, 0};
     if (PyObject_GetBuffer(codes, rows->views, PyBUF_SIMPLE) < 0) return -1;
@@ -76,9 +78,12 @@ static inline const float *packed_row(const PackedRows *rows, Py_ssize_t row, fl
         for (Py_ssize_t j = 0; j < dim; j++) room[j] = (float)codes[j] * scale;
     } else if (rows->form == CODES) {
         const uint8_t *codes = (const uint8_t *)rows->codes + row * BOOKS;
-        for (Py_ssize_t j = 0, b = 0; j < dim; j += rows->part, b++) {
-            const float *centroid = rows->scale + (b * CENTROIDS + codes[b]) * rows->part;
-            for (Py_ssize_t l = 0; l < rows->part && j + l < dim; l++) room[j + l] = centroid[l];
+        for (Py_ssize_t j = 0, b = 0; j < dim; j += rows->part) {
+            for (int level = 0; level < CODE_LEVELS; level++, b++) {
+                const float *centroid = rows->scale + (b * CENTROIDS + codes[b]) * rows->part;
+                for (Py_ssize_t l = 0; l < rows->part && j + l < dim; l++)
+                    room[j + l] = level ? room[j + l] + centroid[l] : centroid[l];
+            }
         }
     } else {
         const uint8_t *codes = (const uint8_t *)rows->codes + row * rows->groups * (PACKED_GROUP / 2);

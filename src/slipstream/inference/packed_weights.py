@@ -20,7 +20,8 @@ from slipstream.errors import CorruptArtifact
 Form = Literal["float32", "bfloat16", "int8", "int4", "codes"]
 GROUP = 32  # numbers of a row that share a scale in int4
 ZERO = 8  # what 0 is among the 16 codes of int4
-BOOKS, CENTROIDS = 8, 256  # of product codes: bytes of a row, and what a byte may name
+PARTS, LEVELS, CENTROIDS = 4, 2, 256  # of product codes: parts of a row, books of a part, centroids of a book
+BOOKS = PARTS * LEVELS  # bytes of a row
 PACKING = "packing"
 
 
@@ -31,7 +32,8 @@ class Packed:
     float32: codes as they are. bfloat16: uint16, the upper halves of float32. int8: int8 [R, C] and a float32
     scale per row [R]. int4: uint8 [R, G · 16], two codes a byte, the first in the low bits, and a float16
     scale per group of 32 [R, G], G = C / 32 rounded up. codes: uint8 [R, 8], each the number of a centroid in
-    its book; `scale` holds the books, float16 [8, 256, C / 8 rounded up]; a row is eight centroids in a row.
+    its book; `scale` holds the books, float16 [8, 256, C / 4 rounded up]; a row is four parts in a row, each
+    the sum of the two centroids of its books.
     """
 
     form: Form
@@ -61,8 +63,12 @@ class Packed:
         assert self.scale is not None  # noqa: S101 - `checked` at every door
         if self.form == "codes":
             centroids = self.scale[np.arange(BOOKS), codes].astype(np.float32)
-            beside = centroids.reshape(*codes.shape[:-1], BOOKS * self.scale.shape[2])
-            return np.asarray(beside[..., : self.columns])
+            parts = centroids.reshape(*codes.shape[:-1], PARTS, LEVELS, self.scale.shape[2])
+            total = parts[..., 0, :]
+            for level in range(1, LEVELS):  # in this order, as the kernel adds them
+                total = total + parts[..., level, :]
+            wide = PARTS * self.scale.shape[2]
+            return np.asarray(total.reshape(*codes.shape[:-1], wide)[..., : self.columns])
         scale = self.scale[index]
         if self.form == "int8":
             return np.asarray(codes * scale[..., None])
@@ -84,7 +90,7 @@ class Packed:
         if scale is None or codes.ndim != 2 or not np.isfinite(scale).all():
             return False
         if self.form == "codes":
-            books = (BOOKS, CENTROIDS, -(-self.columns // BOOKS))
+            books = (BOOKS, CENTROIDS, -(-self.columns // PARTS))
             kinds = codes.dtype == np.uint8 and scale.dtype == np.float16
             return kinds and self.columns > 0 and codes.shape[1] == BOOKS and scale.shape == books
         if not (scale >= 0).all():

@@ -223,6 +223,10 @@ class Compressible(Searchable, Embeds, Protocol):
         """All that is learned, by name."""
         ...
 
+    def packed_weights(self) -> Mapping[str, Packed]:
+        """Those that came from fewer bits, by name; empty where none did."""
+        ...
+
     def weight_roles(self) -> Mapping[str, WeightRole]:
         """Of the weights that are worth packing; the others are few."""
         ...

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from slipstream.config import Progress, silent
 from slipstream.errors import BadInput, Diverged
+from slipstream.inference.packed_weights import Packed
 from slipstream.training.checkpoints import (
     Checkpoint,
     optimizer_tensors,
@@ -59,13 +60,17 @@ class FitPlan:
 
 @dataclass
 class FitOutcome:
-    """weights: the best by validation (the last without one); with ema, the averaged ones of that time."""
+    """weights: the best by validation (the last without one); with ema, the averaged ones of that time.
+
+    codes: what the item table is made of, where it was learned as product codes.
+    """
 
     weights: Weights
     curve: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     best_value: float = -math.inf
     stopped: str = "all epochs done"
+    codes: Packed | None = None
 
 
 def fit(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from slipstream.config import Progress, launch, silent, with_overrides
 from slipstream.errors import ConfigError, Unavailable
+from slipstream.inference.packed_weights import Packed
 from slipstream.randomness import derive
 from slipstream.training.fit import FitOutcome, FitPlan, Validate, Weights, fit
 from slipstream.training.neighbourhood import neighbourhood
@@ -116,10 +117,14 @@ class _Course:
     def on_codes(self, found: FitOutcome, validate: Validate | None, checkpoint: Path | None) -> FitOutcome:
         """`code_epochs` more from the outcome: each item keeps its product codes, their books are learned.
 
-        The table of the new outcome is what the books say in float16, so packing it as codes loses nothing.
-        Petrov & Macdonald 2024 (RecJPQ). Differs: the codes are those of a trained table.
+        Rows count by the root of their events. The table of the new outcome is what the books say in float16,
+        and `codes` holds them. Petrov & Macdonald 2024 (RecJPQ). Differs: codes of a trained table.
         """
-        packed = product_codes(found.weights["item"], seed=derive(self.seed, "codes"))
+        table = found.weights["item"]
+        if self.shape.cosine:
+            table = table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-12)
+        met = np.bincount(self.interactions.item, minlength=self.interactions.items)
+        packed = product_codes(table, weight=np.sqrt(np.maximum(met, 1)), seed=derive(self.seed, "codes"))
         books = packed.scale
         assert books is not None  # noqa: S101 - codes have them
         shape = replace(self.shape, features=0)
@@ -128,9 +133,12 @@ class _Course:
         start = {**found.weights, "item": books.astype(np.float32).reshape(codes.books)}
         network.start_from(start)
 
+        def learned() -> Packed:
+            rows = network.item.detach().cpu().numpy().astype(np.float16)
+            return replace(packed, scale=rows.reshape(books.shape))
+
         def whole(weights: Weights) -> Weights:
-            learned = network.item.detach().cpu().numpy().astype(np.float16).reshape(books.shape)
-            return {**weights, "item": replace(packed, scale=learned).unpack()}
+            return {**weights, "item": learned().unpack()}
 
         settings = with_overrides(self.settings, {"epochs": self.settings.code_epochs, "warmup": 0.0})
         beside = None if checkpoint is None else checkpoint.with_name(f"{checkpoint.name}-codes")
@@ -140,7 +148,7 @@ class _Course:
             row["train_cpu_s"] += found.curve[-1]["train_cpu_s"] if found.curve else 0.0
         outcome.curve = found.curve + outcome.curve
         outcome.best_epoch += self.settings.epochs
-        return outcome
+        return replace(outcome, codes=learned())
 
     def _trained(
         self,

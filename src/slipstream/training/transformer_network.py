@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import embedding, embedding_bag, gelu, layer_norm, normalize, silu
 
-from slipstream.inference.packed_weights import Packed
+from slipstream.inference.packed_weights import LEVELS, PARTS, Packed
 from slipstream.training.attention import Band, band_of, banded_attention, pointwise_attention
 from slipstream.training.dropout import MaskPool
 from slipstream.training.losses import unit_rows
@@ -100,7 +100,7 @@ class _Smoothed(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class Codes:
-    """place: the row of each item's centroids in the books that lie one under the other, [I, books]."""
+    """place: the row of each item's centroids in the books that lie one under the other, [I, BOOKS]."""
 
     place: Tensor  # int64
     books: tuple[int, int]  # the shape of all books together
@@ -116,7 +116,8 @@ class Codes:
 
     def decode(self, books: Tensor) -> Tensor:
         """[I, D]; differentiable in `books`."""
-        return embedding(self.place, books).flatten(1)[:, : self.columns]
+        centroids = embedding(self.place, books).view(len(self.place), PARTS, LEVELS, -1)
+        return centroids.sum(2).flatten(1)[:, : self.columns]
 
 
 @dataclass(frozen=True)

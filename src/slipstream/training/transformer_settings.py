@@ -105,6 +105,15 @@ class TransformerSettings(Settings):
         default="auto", description="auto: bfloat16 if native"
     )
 
+    def continues(self, earlier: TransformerSettings) -> bool:
+        """Whether a training may start at the weights of `earlier`.
+
+        With content, neighbours or codes the table that is kept is not the one that was learned; columns of
+        people's features may mean something else today.
+        """
+        plain = not (self.content or self.neighbour_share or self.people or self.code_epochs)
+        return plain and self.fingerprint() == earlier.fingerprint()
+
     def continued(self) -> Self:
         """For a training that goes on from earlier weights."""
         brief = {

@@ -107,16 +107,20 @@ class Transformer:
         labels: SoftLabels | None = None,
     ) -> Self:
         """`fit`; start: weights to go on from. labels: of the events of `data.train`, to learn as well."""
-        encoder, known, people, report = _fit(data, own, context, start, labels)
+        encoder, known, people, report, codes = _fit(data, own, context, start, labels)
         model = cls(own, encoder, known, people)
         model.report = report
-        return model
+        if codes is None:
+            return model
+        return model.with_weights(
+            {n: Packed("float32", w) for n, w in encoder.weights.items()} | {"item": codes}
+        )
 
     @classmethod
     def fit_on(cls, data: TrainingData, settings: Settings, context: FitContext, earlier: Earlier) -> Self:
         """Start at the earlier weights, new items at fresh rows; a brief course (`continued`)."""
         own = _own(settings)
-        if not isinstance(earlier.model, cls) or not _can_continue(own, earlier.model._own):
+        if not isinstance(earlier.model, cls) or not own.continues(earlier.model._own):
             return cls.fit(data, settings, context)
         model = cls.learned(data, own.continued(), context, start=_start(earlier))
         model.settings, model._own = own, own
@@ -260,6 +264,9 @@ class Transformer:
             return {name: packed.unpack() for name, packed in self.packed.items()}
         return self.encoder.weights
 
+    def packed_weights(self) -> Mapping[str, Packed]:
+        return self.packed or {}
+
     def weight_roles(self) -> Mapping[str, WeightRole]:
         roles: dict[str, WeightRole] = {"item": "items"}
         roles |= dict.fromkeys(ROWS, "rows")
@@ -314,13 +321,6 @@ def _people(artifact: Artifact, encoder: Encoder) -> sp.csr_matrix | None:
     return sp.csr_matrix((data, indices, indptr), shape=(len(indptr) - 1, len(encoder.weights[PERSON])))
 
 
-def _can_continue(own: TransformerSettings, earlier: TransformerSettings) -> bool:
-    """With content or neighbours the table that is kept is not the one that was learned; columns of people's
-    features may mean something else today."""
-    plain = not own.content and own.neighbour_share == 0 and not own.people
-    return plain and own.fingerprint() == earlier.fingerprint()
-
-
 def _start(earlier: Earlier) -> dict[str, NDArray[Any]]:
     """The earlier weights with the item rows in today's numbers, NaN for those it has no vector of."""
     model: Any = earlier.model
@@ -356,8 +356,11 @@ def _fit(
     context: FitContext,
     start: dict[str, NDArray[Any]] | None,
     labels: SoftLabels | None,
-) -> tuple[Encoder, NDArray[np.bool_], sp.csr_matrix | None, FitReport]:
-    """Training sees the items that have events, numbered anew; it gives vectors to the others if it can."""
+) -> tuple[Encoder, NDArray[np.bool_], sp.csr_matrix | None, FitReport, Packed | None]:
+    """Training sees the items that have events, numbered anew; it gives vectors to the others if it can.
+
+    Last: the codes of the item table, where it was learned as such.
+    """
     try:
         from slipstream.training.transformer_course import Interactions, run
     except ModuleNotFoundError as error:
@@ -394,7 +397,7 @@ def _fit(
     )
     encoder = _encoder(outcome.weights, settings)
     notes = {"best_epoch": outcome.best_epoch, "stopped": outcome.stopped}
-    return encoder, known, people, FitReport(curve=outcome.curve, notes=notes)
+    return encoder, known, people, FitReport(curve=outcome.curve, notes=notes), outcome.codes
 
 
 def _validation(
