@@ -104,6 +104,21 @@ def test_other_names_parts_and_misspellings_need_the_year() -> None:
     assert set(links.links["method"]) == {"other title", "part of title", "similar title"}
 
 
+def test_a_misspelled_subtitle_is_found_among_the_titles_of_its_series() -> None:
+    rows = catalogue(
+        ("a", "The Navigator: A Medieval Odyssey", None),
+        ("b", "The Navigator: Home Again", None),
+        ("c", "Hellraiser: Deader", None),
+        ("d", "Hellraiser: Bloodline", None),
+    )
+    wanted = items(
+        ("1", "Navigator: A Mediaeval Odyssey, The", 1988),
+        ("2", "Hellraiser: Bloodlines", 1996),
+        ("3", "Hellraiser: Hellseeker", 2002),
+    )
+    assert pairs(link(wanted, rows)) == {"1": "a", "2": "d"}
+
+
 def test_one_entity_goes_to_one_item_and_the_better_one_gets_it() -> None:
     rows = catalogue(("a", "The Jungle Book", 1967))
     links = link(items(("1", "Jungle Book", 1968), ("2", "Jungle Book, The", 1967)), rows)

@@ -90,15 +90,17 @@ class CandidateIndex:
         """All candidates worth a thought, best first; ties by candidate number."""
         title = parse_title(item.title, self.tags)
         year = item.year or title.year
-        found = {c.number: c for key in _keys(title) for c in self.by_key.get(key, ())}
-        matches = [self._match(likeness(title, c.title), year, c) for c in found.values()]
+        alike = {c.number: c for key in _keys(title) for c in self.by_key.get(key, ())}
+        matches = [self._match(likeness(title, c.title), year, c) for c in alike.values()]
+        matches = [m for m in matches if m.method]  # the same series alone says nothing
+        found = {m.candidate.number for m in matches}
         if not any(m.score >= self.settings.least_confidence for m in matches):
             matches += [
                 self._match((similarity, "similar title"), year, c)
                 for similarity, c in self._similar(title, year)
                 if c.number not in found
             ]
-        return _ranked(m for m in matches if m.method)
+        return _ranked(matches)
 
     def nearest(self, item: Item) -> list[tuple[Candidate, float]]:
         """The most similar titles that share a word, for a person to look at: (candidate, likeness 0 .. 1).
