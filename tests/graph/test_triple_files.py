@@ -125,6 +125,33 @@ def test_types_labels_literals_and_blank_nodes(tmp_path: Path, name: str) -> Non
     assert graph.edge_count == 3
 
 
+LABEL = "<http://www.w3.org/2000/01/rdf-schema#label>"
+
+
+@pytest.mark.parametrize("order", ["de en", "en de", "de plain", "de en-GB fr"])
+def test_the_language_decides_which_label_is_read_not_the_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    """In one file of many blocks, and in one file for each language."""
+    lines = [
+        f'<a> {LABEL} "in {tag}"' + (f"@{tag}" if tag != "plain" else "") + " .\n" for tag in order.split()
+    ]
+    wanted = next(f"in {tag}" for tag in order.split() if tag.startswith(("en", "plain")))
+    edge = "<a> <r> <b> .\n"
+    files = [write(tmp_path / f"{n}.nt", line + edge) for n, line in enumerate(lines)]
+    apart = build([facts for file in files for facts in read_triples(file)]).graph
+    assert apart.label(apart.entities.number("a")) == wanted
+    assert apart.label(apart.entities.number("b")) == "b"
+    monkeypatch.setattr("slipstream.graph.triple_files.BLOCK_BYTES", 64)
+    whole = build(read_triples(write(tmp_path / "all.nt", edge.join(lines) + edge))).graph
+    assert whole.label(whole.entities.number("a")) == wanted
+
+
+def test_a_label_in_a_foreign_language_alone_is_better_than_none(tmp_path: Path) -> None:
+    graph = built(write(tmp_path / "x.nt", f'<a> <r> <b> .\n<a> {LABEL} "异形"@zh .\n')).graph
+    assert graph.label(graph.entities.number("a")) == "异形"
+
+
 def test_blank_nodes_of_two_files_are_not_the_same(tmp_path: Path) -> None:
     files = [write(tmp_path / f"{n}.nt", "_:b0 <r> <c> .\n") for n in "xy"]
     graph = build([facts for file in files for facts in read_triples(file)]).graph

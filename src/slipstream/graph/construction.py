@@ -28,7 +28,8 @@ _UNPRINTABLE = r"[\x00-\x1f\x7f]"
 class Facts:
     """Typed edges of one source, before they are joined with others.
 
-    frame: SCHEMA; rejected: row, reason; labels: name, label; entities: name, type, also of the edgeless.
+    frame: SCHEMA; rejected: row, reason; labels: name, label, foreign (not in a language that is preferred,
+    whichever comes first); entities: name, type, also of the edgeless.
     """
 
     SCHEMA: ClassVar[dict[str, Any]] = {
@@ -60,10 +61,14 @@ class Facts:
         """Facts with nothing where nothing is given; unreadable edges move to `rejected`."""
         good, bad = _screen(frame.select(list(cls.SCHEMA)))
         none = pl.DataFrame(schema={"row": pl.Int32, "reason": pl.String})
+        if labels is None:
+            labels = pl.DataFrame(schema={"name": pl.String, "label": pl.String})
+        if "foreign" not in labels.columns:
+            labels = labels.with_columns(pl.lit(False).alias("foreign"))
         return cls(
             frame=good,
             source=source,
-            labels=pl.DataFrame(schema={"name": pl.String, "label": pl.String}) if labels is None else labels,
+            labels=labels.select("name", "label", "foreign"),
             entities=pl.DataFrame(schema={"name": pl.String, "type": pl.String})
             if entities is None
             else entities,
@@ -270,7 +275,7 @@ def build(
         entity_type=entity_type,
         types=gathered.types.to_list(),
         relations=relations,
-        labels=pl.concat(gathered.labels) if gathered.labels else None,
+        labels=gathered.all_labels(),
         sources=gathered.sources.to_list() or [""],
     )
     return Construction(graph, _report(graph, gathered, duplicates, loops, merged), gathered.rejected_rows())
@@ -340,6 +345,12 @@ class _Gathered:
         """All edges, handed over."""
         parts, self.parts = self.parts, []
         return Edges.joined(parts)
+
+    def all_labels(self) -> pl.DataFrame | None:
+        """name, label: the one to take of each name comes first."""
+        if not self.labels:
+            return None
+        return pl.concat(self.labels).sort("foreign", maintain_order=True).select("name", "label")
 
     def rejected_rows(self) -> pl.DataFrame:
         none = pl.DataFrame(schema={"source": pl.String, "row": pl.Int32, "reason": pl.String})

@@ -201,12 +201,11 @@ def _last_part(iris: pl.Series) -> pl.Series:
 
 
 def _labels(spoken: pl.DataFrame, source: str) -> pl.DataFrame:
-    """name, label; English or unmarked ones first."""
+    """name, label, foreign: neither English nor without a language."""
     text = spoken["o"].str.extract(r'^"((?:[^"\\]|\\.)*)"')
     language = spoken["o"].str.extract(r'"@([A-Za-z0-9-]+)$').fill_null("")
-    other = ~language.str.to_lowercase().str.contains(r"^(?:en(?:-.*)?)?$")
-    frame = pl.DataFrame({"name": _entity(spoken["s"], source), "label": _unescaped(text), "other": other})
-    return frame.sort("other", maintain_order=True).select("name", "label")
+    foreign = ~language.str.to_lowercase().str.contains(r"^(?:en(?:-.*)?)?$")
+    return pl.DataFrame({"name": _entity(spoken["s"], source), "label": _unescaped(text), "foreign": foreign})
 
 
 _ESCAPES = {"t": "\t", "b": "\b", "n": "\n", "r": "\r", "f": "\f", '"': '"', "'": "'", "\\": "\\"}
