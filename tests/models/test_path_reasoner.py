@@ -18,7 +18,16 @@ from slipstream.graph.construction import build, catalogue_facts, triple_facts, 
 from slipstream.graph.linked_graph import LinkedGraph, join
 from slipstream.models.kg.path_reasoner import MODEL, VISITOR, PathReasoner
 from slipstream.models.path_reasoning.attention import attention
-from slipstream.models.path_reasoning.learning import Candidates, fit_weights, horizon_of, probe_of
+from slipstream.models.path_reasoning.learning import (
+    Candidates,
+    asked_for_new,
+    fit_weights,
+    hidden_items,
+    horizon_of,
+    ndcg_among,
+    probe_of,
+)
+from slipstream.models.path_reasoning.settings import PathReasonerSettings
 from slipstream.models.recommender import ExplainsByPaths, FitContext, TrainingData
 from slipstream.models.registry import load_model, save_model
 
@@ -353,3 +362,69 @@ def test_no_target_edge_is_walked_over_while_learning(train: Snapshot) -> None:
     for row, user in enumerate(probe.holdout.queries.user):
         for item in probe.holdout.targets(row):
             assert pairs[user, item] == 0
+
+
+def test_folds_of_hidden_items_do_not_overlap_and_a_fold_too_many_is_empty(train: Snapshot) -> None:
+    sets = [set(hidden_items(train, 50, seed=0, fold=fold)[2].tolist()) for fold in range(3)]
+    assert all(sets)
+    assert len(set.union(*sets)) == sum(map(len, sets))
+    one = world([("u1", "i00", 1, "watch"), ("u1", "i00", 2, "watch")])
+    _, holdout, hidden = hidden_items(one, 50, seed=0, fold=1)
+    assert len(hidden) == len(holdout.target) == 0
+
+
+def test_ranking_among_new_items_counts_only_them() -> None:
+    scores = np.array([[0.2, 0.9, 0.5], [np.nan, 0.1, np.nan]], np.float32)
+    holdout = Holdout(queries_with(2), np.array([0, 1, 2]), np.array([7, 4], np.int32))
+    found = ndcg_among(scores, holdout, Candidates.of(np.array([2, 4, 7]), 9))
+    assert found == pytest.approx((1 / np.log2(3) + 1.0) / 2)
+
+
+def test_validation_that_asks_for_new_items_is_told_from_one_that_does_not(train: Snapshot) -> None:
+    new, known = train.items.number("i_new"), train.items.number("i00")
+    mixed = Holdout(queries_with(3), np.array([0, 2, 2, 3]), np.array([new, known, new], np.int32))
+    found = asked_for_new(train, mixed)
+    assert found is not None
+    assert found[1].offsets.tolist() == [0, 1, 1, 2]
+    assert found[1].target.tolist() == [new, new]
+    assert found[2].tolist() == [new]
+    usual = Holdout(queries_with(1), np.array([0, 3]), np.array([new, known, known], np.int32))
+    assert asked_for_new(train, usual) is None
+    assert asked_for_new(train, None) is None
+
+
+def queries_with(count: int) -> Queries:
+    """Askers without a past."""
+    return Queries(np.full(count, -1, np.int32), np.zeros(count + 1, np.int64), np.zeros(0, np.int32))
+
+
+def test_how_far_a_facts_degree_counts_is_chosen_by_the_lists_of_new_items() -> None:
+    """New films are asked for by rare tags, common ones mislead: the steepest exponent must win."""
+    rng = np.random.default_rng(0)
+    clubs, per = 10, 8
+    names = [f"i{n:03d}" for n in range(clubs * per)] + [f"new{c}" for c in range(clubs)]
+    rows = [
+        (f"u{u:03d}", names[(u % clubs) * per + int(place)], step, "watch")
+        for u in range(150)
+        for step, place in enumerate(rng.permutation(per)[:5])
+    ]
+    tags = []
+    for n, name in enumerate(names):
+        club = n // per if n < clubs * per else n - clubs * per
+        tags += [(name, "tag", f"of club {club}")]
+        tags += [(name, "tag", f"common {t}") for t in rng.choice(60, 40, replace=False)]
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "time_us", "kind"], orient="row")
+    train = snapshot_of(frame, items=Vocabulary.of(names))
+    ids = train.items.series("item_id")
+    facts = triple_facts(pl.DataFrame(tags, schema=["head", "relation", "tail"], orient="row"))
+    graph = join(build([facts]).graph, pl.DataFrame({"item_id": ids, "entity_id": ids}), train.items)
+    queries = queries_of(train, np.arange(150))
+    target = np.array([train.items.number(f"new{u % clubs}") for u in range(150)], np.int32)
+    asked = Holdout(queries, np.arange(151), target)
+    model = PathReasoner.fit(
+        TrainingData(train, validation=asked, graph=graph), PathReasonerSettings(), FitContext(seed=1)
+    )
+    tried = model.report.notes["cold tried"]
+    assert model.settings.model_dump()["degree_exponent"] == 1.0
+    assert tried[2] == max(tried)
+    assert tried[1] < tried[0]

@@ -17,12 +17,16 @@ from slipstream.models.path_reasoning.choosing import Derivation
 from slipstream.models.path_reasoning.facts import NO_FACTS, facts_of, preferences, shared_facets
 from slipstream.models.path_reasoning.features import Feature, Sources, fact_features, tensor
 from slipstream.models.path_reasoning.learning import (
+    WORTH_IT,
     Candidates,
+    Hidden,
+    asked_for_new,
     balanced,
     candidates_for,
     fit_weights,
     hidden_items,
     horizon_of,
+    ndcg_among,
     probe_of,
     query_budget,
     with_targets,
@@ -72,6 +76,7 @@ class _Fit:
         horizon = horizon_of(data.validation) if settings.horizon is None else settings.horizon
         probe = probe_of(data.train, horizon, settings.probe_users, context.seed)
         self.rest, self.holdout = probe.rest, with_targets(probe.holdout, settings.probe_users)
+        self.new = asked_for_new(data.train, data.validation)
         ground, judge = self._judge(data)
         self.derivation = Derivation(settings, ground, judge, context.progress)
         self.chosen: dict[str, float] = {"horizon": horizon}
@@ -80,10 +85,8 @@ class _Fit:
     def _judge(self, data: TrainingData) -> tuple[Snapshot, Holdout]:
         """(the data that relations are drawn from, the questions) for choices."""
         validation = data.validation
-        if validation is not None and len(validation.target):
-            unseen = float((self.train.item_counts[validation.target] == 0).mean())
-            if unseen < 0.5:  # else it asks for new items, of which behaviour knows nothing
-                return self.train, sample_holdout(validation, _CHOICE_QUERIES, self.context.seed)
+        if validation is not None and len(validation.target) and self.new is None:
+            return self.train, sample_holdout(validation, _CHOICE_QUERIES, self.context.seed)
         return self.rest, sample_holdout(self.holdout, _CHOICE_QUERIES, self.context.seed)
 
     def run(self) -> tuple[Walkable, dict[str, float], dict[str, Any]]:
@@ -118,29 +121,64 @@ class _Fit:
         return facets.remembering(self.chosen["graph_memory"])
 
     def _learn_cold(self) -> _Learned | None:
-        """Weights of facts for items without events: some items are hidden as a whole and asked for."""
+        """Weights of facts for items without events: some items are hidden as a whole and asked for.
+
+        The other gammas are chosen by the lists they give of new items: those that validation asks for if it
+        does, else a second set of hidden ones. (The loss of the first set prefers another degree exponent.)
+        """
         given, memory = self.settings.degree_exponent, self.settings.graph_memory
         self.chosen["graph_memory"] = memory or 0.0
         self.chosen["degree_exponent"] = _DEGREE_EXPONENTS[0] if given is None else given
-        features = fact_features(self.facts)
-        rest, holdout, hidden = hidden_items(self.train, _COLD_QUERIES, self.context.seed)
-        if not features or not len(holdout.target):
+        hidden = hidden_items(self.train, _COLD_QUERIES, self.context.seed)
+        if not fact_features(self.facts) or not len(hidden[1].target):
             return None
-        candidates = Candidates.of(hidden, self.items)
-        best = self._fitted(features, self._sources({}, rest), holdout, candidates, rank=1)
+        best = self._cold_weights(*hidden)
         tries = [("degree_exponent", v) for v in _DEGREE_EXPONENTS[1:] if given is None]
         if memory is None and self.train.ordered:
             tries += [("graph_memory", v) for v in _GRAPH_MEMORIES]
+        others = self.new or hidden_items(self.train, _COLD_QUERIES, self.context.seed, fold=1)
+        if tries and len(others[1].target):
+            best = self._choose_cold(best, tries, hidden, others)
+        self.notes |= {"cold_loss": best.loss, "cold_shares": best.shares}
+        return best
+
+    def _choose_cold(
+        self, best: _Learned, tries: list[tuple[str, float]], hidden: Hidden, others: Hidden
+    ) -> _Learned:
+        """One setting after the other, for as long as the lists get better."""
+        quality = self._cold_quality(best, *others)
+        told = [round(quality, 4)]
         for name, value in tries:
             before = self.chosen[name]
             self.chosen[name] = value
-            learned = self._fitted(features, self._sources({}, rest), holdout, candidates, rank=1)
-            if learned.loss < best.loss:
-                best = learned
+            learned = self._cold_weights(*hidden)
+            found = self._cold_quality(learned, *others)
+            told.append(round(found, 4))
+            if found > quality * WORTH_IT:
+                best, quality = learned, found
             else:
                 self.chosen[name] = before
-        self.notes |= {"cold_loss": best.loss, "cold_shares": best.shares}
+        self.notes["cold tried"] = told
         return best
+
+    def _cold_weights(self, rest: Snapshot, holdout: Holdout, hidden: NDArray[np.int64]) -> _Learned:
+        candidates = Candidates.of(hidden, self.items)
+        return self._fitted(fact_features(self.facts), self._sources({}, rest), holdout, candidates, rank=1)
+
+    def _cold_quality(
+        self, learned: _Learned, rest: Snapshot, holdout: Holdout, hidden: NDArray[np.int64]
+    ) -> float:
+        """NDCG@10 of learned weights among hidden items."""
+        some = with_targets(sample_holdout(holdout, _CHOICE_QUERIES, self.context.seed), _CHOICE_QUERIES)
+        sources = self._sources({}, rest)
+        people = self._attributes(some.queries)
+        scores = np.zeros((len(some), len(hidden)), np.float32)
+        for feature, weight in learned.weights.items():
+            if weight:
+                part = tensor(sources, [feature], some.queries, people, hidden)[0]
+                scores += np.float32(weight) * part
+        scores[scores <= 0] = np.nan
+        return ndcg_among(scores, some, Candidates.of(hidden, self.items))
 
     def _learn_warm(self) -> _Learned:
         sources = self._sources(self.derivation.legs(self.rest), self.rest)

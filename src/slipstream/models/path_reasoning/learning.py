@@ -10,6 +10,7 @@ is found by L-BFGS-B, always the same.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import scipy.optimize
@@ -242,17 +243,42 @@ def _seen(queries: Queries, candidates: Candidates, shape: tuple[int, ...]) -> N
     return closed
 
 
-def hidden_items(
-    train: Snapshot, most_queries: int, seed: int
-) -> tuple[Snapshot, Holdout, NDArray[np.int64]]:
+Hidden: TypeAlias = tuple[Snapshot, Holdout, NDArray[np.int64]]
+"""See `hidden_items`."""
+
+
+def ndcg_among(scores: NDArray[np.float32], holdout: Holdout, candidates: Candidates) -> float:
+    """NDCG@10 where only the candidates compete, none of which anybody has touched. scores: [Q, C]."""
+    queries = holdout.queries
+    bare = Queries(queries.user, np.zeros(len(queries) + 1, np.int64), np.zeros(0, np.int32))
+    among = Holdout(bare, holdout.offsets, candidates.place[holdout.target].astype(np.int32))
+    rows = iter(range(0, len(scores), BATCH))
+    return validation_ndcg(lambda part: scores[(first := next(rows)) : first + len(part)], among)
+
+
+def asked_for_new(train: Snapshot, holdout: Holdout | None) -> Hidden | None:
+    """A holdout of which at least half the targets are items without events: those alone, else None."""
+    if holdout is None or not len(holdout.target):
+        return None
+    new = train.item_counts[holdout.target] == 0
+    if new.mean() < 0.5:
+        return None
+    offsets = np.concatenate([[0], np.cumsum(new)])[holdout.offsets]
+    target = holdout.target[new]
+    return train, Holdout(holdout.queries, offsets, target), np.unique(target).astype(np.int64)
+
+
+def hidden_items(train: Snapshot, most_queries: int, seed: int, *, fold: int = 0) -> Hidden:
     """(the data without a fifth of the items that have events, who took them, those items).
 
     The histories of the queries keep their order and lack the hidden items; at most 1,500 items compete.
+    fold: 0 to 4, another fifth each; none is left where there are fewer items than folds.
     """
     rng = generator(seed, "path reasoner", "hidden items")
     counts = train.item_counts
     alive = np.flatnonzero(counts > 0)
-    hidden = np.sort(rng.permutation(alive)[: max(1, min(len(alive) // 5, _MOST_HIDDEN))])
+    size = max(1, min(len(alive) // 5, _MOST_HIDDEN))
+    hidden = np.sort(rng.permutation(alive)[fold * size : (fold + 1) * size])
     is_hidden = np.zeros(train.item_count, bool)
     is_hidden[hidden] = True
     mask = is_hidden[train.item]
@@ -266,7 +292,7 @@ def hidden_items(
 
 _SMALLEST_FACTOR = 0.05
 _FACTORS = (0.0, 0.1, 0.25, 0.5, 2.0, 4.0)
-_WORTH_IT = 1.002  # a factor is taken when NDCG grows by more than this
+WORTH_IT = 1.002  # another choice is taken when NDCG grows by more than this
 _SPARED_FOR = 1.01  # what fewer and stronger paths may cost, beside the best
 
 
@@ -296,7 +322,7 @@ def balanced(
                 other[group] = base * factor
                 if sparing[group] and other[group] < _SMALLEST_FACTOR:
                     continue
-                if other.any() and (found := _ndcg(groups, other, holdout)) > quality * _WORTH_IT:
+                if other.any() and (found := _ndcg(groups, other, holdout)) > quality * WORTH_IT:
                     factors, quality = other, found
     best = quality
     for group in np.flatnonzero(sparing).tolist():
