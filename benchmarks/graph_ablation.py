@@ -1,6 +1,10 @@
 """Does the graph help? The same model without it, with it shuffled, and with it as it is.
 
     python benchmarks/graph_ablation.py --data DATA_FOLDER/ml-1m-kg --board cold [--model path_reasoner] [--test]
+        [--json FOLDER/ml-1m-kg-cold.json]
+    python benchmarks/graph_ablation.py --tables FOLDER --write docs/results.md
+
+The second form makes the table of docs/results.md from the files of the first.
 
 Shuffled: within each relation the tails change places, so every node keeps its degree and says nothing true any
 more. Beside them, items ranked by the number of their edges ("degree"). What is fitted, chosen and shown is the
@@ -10,12 +14,13 @@ validation of the board; with --test its test, to be looked at once. Differences
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +28,30 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from slipstream.artifacts import replace_text
 from slipstream.cluster.threads import blas_threads
 from slipstream.dataset.folder import DataFolder, read_folder
 from slipstream.dataset.queries import Holdout, Queries
 from slipstream.evaluation.arena import Arena, open_arenas
-from slipstream.evaluation.intervals import bootstrap_interval, paired_interval
+from slipstream.evaluation.intervals import Interval, bootstrap_interval, paired_interval
 from slipstream.evaluation.metrics import hits_of, ndcg
+from slipstream.evaluation.tables import Cell, Figure, Table, markdown
 from slipstream.models.recommender import FitContext, refit, refits
 from slipstream.models.registry import model_type
 from slipstream.recommend.ranking import rank
 
 Values = NDArray[np.float64]
+OTHERS = ("none", "shuffled", "degree")
+BEGIN, END = "<!-- begin: made by benchmarks/graph_ablation.py -->", "<!-- end of the graph -->"
 
 
 def main() -> None:
     options = _options()
+    if options.tables is not None:
+        write_tables(options.tables, options.write)
+        return
+    if options.data is None:
+        sys.exit("--data FOLDER measures, --tables FOLDER shows what was measured")
     print(f"command: python {' '.join(sys.argv)}")
     print(
         f"machine: {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; numpy {np.__version__}"
@@ -56,21 +70,91 @@ def main() -> None:
         interval = bootstrap_interval(values)
         print(f"  {name:9} {interval.mean:.4f} [{interval.low:.4f}, {interval.high:.4f}]")
     full = float(np.nanmean(found["full"]))
-    for name in ("none", "shuffled", "degree"):
-        gap = paired_interval(found["full"], found[name])
+    gaps = {name: paired_interval(found["full"], found[name]) for name in OTHERS}
+    for name, gap in gaps.items():
         mean = float(np.nanmean(found[name]))
         ratio = f"{full / mean:.2f} times" if mean > 0 else "it says nothing"
         print(f"  full beside {name}: {ratio}, difference {gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]")
+    if options.json is not None:
+        _keep(options, folder, found, gaps)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--board", default="cold")
     parser.add_argument("--model", default="path_reasoner")
     parser.add_argument("--test", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="keep the figures in this file")
+    parser.add_argument("--tables", type=Path, help="a folder of such files")
+    parser.add_argument("--write", type=Path, help="put their table between the marks of this page")
     return parser.parse_args()
+
+
+def _keep(
+    options: argparse.Namespace, folder: DataFolder, found: dict[str, Values], gaps: dict[str, Interval]
+) -> None:
+    kept = {
+        "data": folder.name,
+        "board": options.board,
+        "model": options.model,
+        "seed": options.seed,
+        "part": "test" if options.test else "validation",
+        "users": int((~np.isnan(found["full"])).sum()),
+        "ndcg": {name: asdict(bootstrap_interval(values)) for name, values in found.items()},
+        "full minus": {name: asdict(gap) for name, gap in gaps.items()},
+    }
+    replace_text(options.json, json.dumps(kept, indent=1))
+
+
+def table_of(kept: list[dict[str, Any]]) -> Table:
+    """One row a data set and board; what the graph is claimed to do needs the interval beside shuffled."""
+    rows: list[tuple[Cell, ...]] = []
+    for one in kept:
+        figures = {name: Interval(**value) for name, value in one["ndcg"].items()}
+        gaps = {name: Interval(**value) for name, value in one["full minus"].items()}
+        cells = [Figure(figures[name].mean, figures[name]) for name in ("none", "shuffled", "degree", "full")]
+        worth = [Figure(gaps[name].mean, gaps[name]) for name in ("none", "shuffled")]
+        verdict = "yes" if gaps["shuffled"].low > 0 else "no" if gaps["shuffled"].high < 0 else "not shown"
+        name = f"{one['data']}, {one['board']} ({one['part']}, {one['users']:,} users)"
+        rows.append((name, *cells, *worth, verdict))
+    columns = (
+        "data, board", "no graph", "shuffled", "by degree", "full", "full − none", "full − shuffled",
+        "does it help?",
+    )  # fmt: skip
+    model = ", ".join(sorted({one["model"] for one in kept}))
+    return Table(
+        f"what the graph is worth to {model}, NDCG@10",
+        columns,
+        tuple(rows),
+        "catalogue columns left out; differences paired over users; it helps where the interval beside shuffled"
+        " lies above 0",
+    )
+
+
+def write_tables(folder: Path, page: Path | None) -> None:
+    """Print the table of all files of a folder, or put it into a page."""
+    kept = [json.loads(path.read_text()) for path in sorted(folder.rglob("*.json"))]
+    if not kept:
+        sys.exit(f"there are no files of --json in {folder}")
+    made = markdown(table_of(kept))
+    if page is None:
+        print(made)
+        return
+    before, begin, rest = page.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        sys.exit(f"{page} has no place for the table: it needs the lines {BEGIN} and {END}")
+    lines = ["```"]
+    for one in kept:
+        test = " --test" if one["part"] == "test" else ""
+        lines.append(
+            f"python benchmarks/graph_ablation.py --data {one['data']} --board {one['board']}"
+            f" --model {one['model']} --seed {one['seed']}{test}"
+        )
+    commands = "\n".join([*lines, "```"])
+    replace_text(page, f"{before}{BEGIN}\n\n{made}\n{commands}\n\n{END}{after}")
 
 
 def _arena(folder: DataFolder, board: str, graph: str, seed: int) -> Arena:
