@@ -12,7 +12,6 @@ from slipstream.training.packing import (
     Histories,
     PackingPlan,
     SoftLabels,
-    bins_of,
     chunks,
     gap_bins,
 )
@@ -22,8 +21,7 @@ def histories_of(lengths):
     """Event n of history u is item 1000 u + n: each item says where it came from."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     item = np.concatenate([1000 * u + np.arange(n) for u, n in enumerate(lengths)] or [np.zeros(0)])
-    time_us = 1_000_000 * np.cumsum(np.arange(len(item)) % 7)
-    return Histories(offsets, item.astype(np.int32), gap_bins(time_us, offsets), time_us)
+    return Histories(offsets, item.astype(np.int32), (np.arange(len(item)) % GAP_BINS).astype(np.uint8))
 
 
 def epoch(lengths, seed=0, **plan):
@@ -76,31 +74,6 @@ def test_several_targets_fade_and_stop_at_the_end_of_the_history():
     }
     assert rows[1] == ([2, 3, 4], pytest.approx([4 / 7, 2 / 7, 1 / 7]))
     assert rows[3][1] == pytest.approx([1, 0, 0])
-
-
-@given(st.lists(st.lists(st.integers(0, 4), max_size=12), min_size=1, max_size=6), st.integers(1, 3))
-@settings(deadline=None, max_examples=80)
-def test_where_nothing_is_shown_twice_the_answer_is_the_next_new_item(items, targets):
-    offsets = np.concatenate([[0], np.cumsum([len(own) for own in items])]).astype(np.int64)
-    item = np.array([i for own in items for i in own], np.int32)
-    time_us = 1_000_000 * np.arange(len(item), dtype=np.int64) ** 2
-    histories = Histories(offsets, item, gap_bins(time_us, offsets), time_us)
-    plan = PackingPlan(window=50, chunk=64, targets=targets, repeat=False)
-    found = []
-    for chunk in chunks(histories, plan, np.random.default_rng(0)):
-        for slot in range(chunk.tokens):
-            place = slot - chunk.first[slot]
-            answers = chunk.target[slot][chunk.weight[slot] > 0].tolist()
-            found.append((int(chunk.user[slot]), int(place), answers, int(chunk.next_gap[slot])))
-    expected = []
-    for user, own in enumerate(items):
-        for place in range(len(own) - 1):
-            new = [p for p in range(place + 1, len(own)) if own[p] not in own[:p]][:targets]
-            begin = int(offsets[user]) + place
-            wait = time_us[begin + new[0] - place] - time_us[begin] if new else None
-            gap = 0 if wait is None else int(bins_of(np.array([wait]))[0])
-            expected.append((user, place, [own[p] for p in new], gap))
-    assert sorted(found) == sorted(expected)
 
 
 def test_an_unordered_history_is_shuffled_every_epoch_and_has_no_gaps():

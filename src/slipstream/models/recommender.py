@@ -33,8 +33,7 @@ class TrainingData:
     """All a model may see. `train` holds every item of the catalogue in its vocabulary, also unseen ones.
 
     validation: queries whose histories are in `train`, with what followed; to choose by, never in a loss.
-    repeat: whether items of a history may be recommended again (groceries, music); if not, models learn what
-    is new to a person.
+    repeat: whether items of a history may be recommended again (groceries, music); models are chosen by that.
     """
 
     train: Snapshot

@@ -18,22 +18,20 @@ GAP_BINS = 24
 
 
 def gap_bins(time_us: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """The bin of the time from the event before, [E]: 0 first of its history, else as of `bins_of`."""
-    bins = bins_of(np.diff(time_us, prepend=time_us[:1]))
-    starts = offsets[:-1]
-    bins[starts[np.diff(offsets) > 0]] = 0
-    return bins
-
-
-def bins_of(gap_us: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """1 a tie, then log2 of seconds, [E].
+    """The bin of the time from the event before, [E]: 0 first of its history, 1 a tie, then log2 of seconds.
 
     Bin 2 + n holds gaps of 2**n to 2**(n+1) seconds (bin 2 also those below one second); the last bin holds
-    everything from 24 days up. A gap below zero counts as a tie.
+    everything from 24 days up. An event that goes back in time counts as a tie.
     """
-    seconds = np.maximum(gap_us // 1_000_000, 1).astype(np.float64)
-    bins: NDArray[np.uint8] = np.minimum(1 + np.frexp(seconds)[1], GAP_BINS - 1).astype(np.uint8)
-    bins[gap_us <= 0] = 1
+    gap = np.zeros(len(time_us), np.int64)
+    gap[1:] = np.maximum(np.diff(time_us), 0)
+    seconds = np.maximum(gap // 1_000_000, 1)
+    bins: NDArray[np.uint8] = np.minimum(1 + np.frexp(seconds.astype(np.float64))[1], GAP_BINS - 1).astype(
+        np.uint8
+    )
+    bins[gap == 0] = 1
+    starts = offsets[:-1]
+    bins[starts[np.diff(offsets) > 0]] = 0
     return bins
 
 
@@ -53,12 +51,11 @@ class SoftLabels:
 
 @dataclass(frozen=True)
 class Histories:
-    """`item[offsets[u]:offsets[u+1]]`, oldest first; the rest beside it, or None where there is no clock."""
+    """`item[offsets[u]:offsets[u+1]]`, oldest first; `gap` beside it or None where there is no clock."""
 
     offsets: NDArray[np.int64]  # [U + 1]
     item: NDArray[np.int32]  # [E]
     gap: NDArray[np.uint8] | None = None  # [E]
-    time_us: NDArray[np.int64] | None = None  # [E]
     labels: SoftLabels | None = None
 
 
@@ -68,8 +65,7 @@ class PackingPlan:
 
     chunk: tokens of one chunk, a multiple of the attention block. targets: how many next items are the
     answer, each worth half of the one before. ordered: False shuffles each history anew every epoch.
-    deletion: the share of events that a history loses at random, anew every epoch. repeat: False where an
-    item of the history is no answer, as it would not be recommended: the answer is the next new one.
+    deletion: the share of events that a history loses at random, anew every epoch.
     """
 
     window: int
@@ -79,20 +75,18 @@ class PackingPlan:
     target_decay: float = 0.5
     ordered: bool = True
     deletion: float = 0.0
-    repeat: bool = True
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """L token slots. `weight` rows sum to 1, and to 0 for empty slots and tokens without an answer.
+    """L token slots. `weight` rows sum to 1 for real tokens and to 0 for empty slots.
 
-    T: the next items that are targets, and after them the N of the soft labels where there are some; a token
-    that has labels but no next item weighs `share`.
+    T: the next items that are targets, and after them the N of the soft labels where there are some.
     """
 
     item: NDArray[np.int32]  # [L]
     gap: NDArray[np.uint8] | None  # [L]
-    next_gap: NDArray[np.uint8] | None  # [L] the time to the answer, 0 without one
+    next_gap: NDArray[np.uint8] | None  # [L] the gap that the next event will have
     first: NDArray[np.int32]  # [L] the slot where the window of each token begins
     target: NDArray[np.int32]  # [L, T]
     weight: NDArray[np.float32]  # [L, T]
@@ -111,37 +105,21 @@ def chunks(histories: Histories, plan: PackingPlan, random: np.random.Generator)
     total = int(stream_end[-1]) if len(stream_end) else 0
     position = np.arange(total) - np.repeat(stream_start - start, length)  # event number of each stream slot
     begin = np.repeat(stream_start, length)
-    answers = _answers(histories, plan)
+    history_end = np.repeat(_history_end(histories.offsets)[start] if total else start, length)
     for at in range(0, total, plan.chunk):
         part = slice(at, min(at + plan.chunk, total))
-        yield _chunk(histories, plan, answers, position[part], np.maximum(begin[part] - at, 0))
+        yield _chunk(histories, plan, position[part], np.maximum(begin[part] - at, 0), history_end[part])
 
 
-@dataclass(frozen=True)
-class _Answers:
-    """Event `after[e]`, and those that follow it in `event`, are what event e has for an answer."""
-
-    event: NDArray[np.int64]  # [A] events that may be an answer, in order
-    after: NDArray[np.int64]  # [E] how many of them stand up to e, itself included
-    end: NDArray[np.int64]  # [U] how many of them stand up to the end of a history
-
-
-def _answers(histories: Histories, plan: PackingPlan) -> _Answers:
-    may = np.ones(len(histories.item), bool)
-    if not plan.repeat:
-        owner = np.repeat(np.arange(len(histories.offsets) - 1), np.diff(histories.offsets))
-        width = int(histories.item.max(initial=0)) + 1
-        may[:] = False
-        may[np.unique(owner * width + histories.item, return_index=True)[1]] = True
-    after = np.cumsum(may)
-    return _Answers(np.flatnonzero(may), after, np.concatenate([[0], after])[histories.offsets[1:]])
+def _history_end(offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.repeat(offsets[1:], np.diff(offsets))
 
 
 def _augmented(histories: Histories, plan: PackingPlan, random: np.random.Generator) -> Histories:
     if not plan.ordered:
         owner = np.repeat(np.arange(len(histories.offsets) - 1), np.diff(histories.offsets))
         shuffled = np.lexsort((random.random(len(owner)), owner))
-        return replace(_picked(histories, shuffled), gap=None, time_us=None)
+        return replace(_picked(histories, shuffled), gap=None)
     if plan.deletion == 0:
         return histories
     keep = random.random(len(histories.item)) >= plan.deletion
@@ -156,7 +134,6 @@ def _picked(histories: Histories, events: NDArray[np.generic]) -> Histories:
         histories.offsets,
         histories.item[events],
         None if histories.gap is None else histories.gap[events],
-        None if histories.time_us is None else histories.time_us[events],
         None if labels is None else replace(labels, row=labels.row[events]),
     )
 
@@ -187,32 +164,31 @@ def _windows(
 def _chunk(
     histories: Histories,
     plan: PackingPlan,
-    answers: _Answers,
     position: NDArray[np.int64],
     first: NDArray[np.int64],
+    history_end: NDArray[np.int64],
 ) -> Chunk:
     real, size = len(position), plan.chunk
     item = np.zeros(size, np.int32)
     item[:real] = histories.item[position]
+    gap = next_gap = None
+    if histories.gap is not None:
+        gap, next_gap = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
+        gap[:real] = histories.gap[position]
+        next_gap[:real] = histories.gap[position + 1]  # an input is never the last of its history
     begin = np.arange(size, dtype=np.int32)  # an empty slot sees itself only
     begin[:real] = first
     target = np.zeros((size, plan.targets), np.int32)
     weight = np.zeros((size, plan.targets), np.float32)
+    for step in range(plan.targets):
+        ahead = position + 1 + step
+        there = ahead < history_end
+        target[:real, step] = np.where(there, histories.item[np.where(there, ahead, 0)], 0)
+        weight[:real, step] = np.where(there, plan.target_decay**step, 0.0)
+    weight[:real] /= weight[:real].sum(axis=1, keepdims=True)
     user = np.searchsorted(histories.offsets, position, side="right") - 1
-    ahead = answers.after[position, None] + np.arange(plan.targets)
-    there = ahead < answers.end[user, None]
-    event = answers.event[np.where(there, ahead, 0)]
-    target[:real] = np.where(there, histories.item[event], 0)
-    weight[:real] = np.where(there, plan.target_decay ** np.arange(plan.targets), 0.0)
-    weight[:real] /= np.maximum(weight[:real].sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
     if histories.labels is not None:
         target, weight = _with_labels(target, weight, histories.labels, position)
-    gap = next_gap = None
-    if histories.gap is not None and histories.time_us is not None:
-        gap, next_gap = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
-        gap[:real] = histories.gap[position]
-        wait = bins_of(histories.time_us[event[:, 0]] - histories.time_us[position])
-        next_gap[:real] = np.where(there[:, 0], wait, 0)
     return Chunk(item, gap, next_gap, begin, target, weight, real, user)
 
 

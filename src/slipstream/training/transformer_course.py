@@ -44,7 +44,6 @@ class Interactions:
     time_us: NDArray[np.int64] | None  # [E]
     items: int  # I, also those without events
     ordered: bool = True
-    repeat: bool = True  # whether an item of the history can be the answer
     content: sp.csr_matrix | None = None  # [I, F]
     people: sp.csr_matrix | None = None  # [U, F]
     labels: SoftLabels | None = None  # of the events; all their items have an event
@@ -168,7 +167,7 @@ class _Course:
             validate=None if validate is None else lambda weights: validate(whole(weights)),
             progress=self.progress,
             checkpoint=checkpoint,
-            fingerprint=_fingerprint(settings, self.seed, histories, interactions.repeat, start),
+            fingerprint=_fingerprint(settings, self.seed, histories, start),
             ranks=self.ranks,
         )
         outcome.weights = whole(outcome.weights)
@@ -198,12 +197,11 @@ def _histories(
     dense = np.zeros(interactions.items, np.int32)
     dense[numbers] = np.arange(len(numbers), dtype=np.int32)
     use_times = settings.times and interactions.ordered and interactions.time_us is not None
-    time_us = interactions.time_us if use_times else None
-    gap = None if time_us is None else gap_bins(time_us, interactions.offsets)
+    gap = gap_bins(interactions.time_us, interactions.offsets) if use_times else None  # type: ignore[arg-type]
     labels = interactions.labels
     if labels is not None:
         labels = replace(labels, item=dense[labels.item])
-    return Histories(interactions.offsets, dense[interactions.item], gap, time_us, labels)
+    return Histories(interactions.offsets, dense[interactions.item], gap, labels)
 
 
 def _neighbours(
@@ -247,7 +245,6 @@ def _plan(interactions: Interactions, settings: TransformerSettings, device: str
         target_decay=settings.target_decay,
         ordered=interactions.ordered,
         deletion=settings.deletion,
-        repeat=interactions.repeat,
     )
     return NextItemPlan(
         packing=packing,
@@ -349,14 +346,10 @@ def _free_bytes() -> int | None:
 
 
 def _fingerprint(
-    settings: TransformerSettings,
-    seed: int,
-    histories: Histories,
-    repeat: bool,
-    start: Weights | None = None,
+    settings: TransformerSettings, seed: int, histories: Histories, start: Weights | None = None
 ) -> str:
     """Of all that decides the run's numbers: a checkpoint with another one is another training."""
-    digest = hashlib.sha256(f"{settings.fingerprint()} {seed}{' repeat' * repeat}".encode())
+    digest = hashlib.sha256(f"{settings.fingerprint()} {seed}".encode())
     first = [] if start is None else [start[name] for name in sorted(start)]
     labels = histories.labels
     told = () if labels is None else (labels.row, labels.item, labels.weight)

@@ -379,7 +379,6 @@ def _fit(
         time_us=None if train.time_us is None else np.asarray(train.time_us),
         items=train.item_count,
         ordered=train.ordered,
-        repeat=data.repeat,
         content=content,
         people=people,
         labels=labels,
