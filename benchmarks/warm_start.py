@@ -63,13 +63,15 @@ def main() -> None:
     times, kind = rows["time_us"].to_numpy(), model_type(given.model)
     first, last = times[len(times) * 2 // 3], times[-given.asked - 1] - DAY_US
     both: list[np.ndarray] = []
+    chosen = None
     for place, date in enumerate(np.linspace(first, last, given.dates)):
         before, after = rows.filter(pl.col("time_us") < date), rows.filter(pl.col("time_us") >= date + DAY_US)
         known = rows.filter(pl.col("time_us") < date + DAY_US)
         old, learning = data_of(before, given.seed)
         with blas_threads():
             context = FitContext(given.seed)
-            base = kind.fit(learning, kind.preset(learning), context)
+            base = kind.fit(learning, chosen or kind.preset(learning), context)
+            chosen = base.settings  # what the first date chooses on validation, the others keep
             past, learning = data_of(known, given.seed)
             earlier = Earlier(
                 base,

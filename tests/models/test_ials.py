@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from slipstream.dataset.queries import queries_of, query_of
 from slipstream.dataset.snapshot import snapshot_of
-from slipstream.models.recommender import FitContext, TrainingData
+from slipstream.dataset.vocabulary import Vocabulary
+from slipstream.models.recommender import Continues, Earlier, FitContext, TrainingData, refit
 from slipstream.models.simple.ials import Ials, IalsSettings, _padded, _Side
 
 CHOSEN = IalsSettings(dim=6, iterations=5, unobserved=0.2, regularisation=0.02, half_life=0.0)
@@ -57,23 +58,55 @@ def test_rows_of_all_lengths_at_once_equal_one_by_one() -> None:
     assert (together[1] == 0).all()
 
 
+def loss(model: Ials, data: TrainingData) -> float:
+    """What CHOSEN minimises, with the people solved for the items."""
+    matrix, items = data.train.matrix().toarray(), model.item_vectors()
+    people = model.query_vectors(queries_of(data.train, np.arange(data.train.user_count)))
+    product = people @ items.T
+    seen = ((matrix * (matrix - product)) ** 2).sum() + 0.2 * (product**2).sum()
+    weights = [
+        0.02 * (matrix.sum(1) + 0.2 * matrix.shape[1]),
+        0.02 * (matrix.sum(0) + 0.2 * matrix.shape[0]),
+    ]
+    return float(seen + (weights[0] * (people**2).sum(1)).sum() + (weights[1] * (items**2).sum(1)).sum())
+
+
 def test_every_round_lowers_the_loss() -> None:
     data = world()
-    matrix = data.train.matrix().toarray()
-    losses = []
-    for rounds in (1, 2, 4, 8):
-        settings = CHOSEN.model_copy(update={"iterations": rounds})
-        model = Ials.fit(data, settings, FitContext())
-        items = model.item_vectors()
-        people = model.query_vectors(queries_of(data.train, np.arange(data.train.user_count)))
-        product = people @ items.T
-        seen = ((matrix * (matrix - product)) ** 2).sum() + 0.2 * (product**2).sum()
-        weights = [
-            0.02 * (matrix.sum(1) + 0.2 * matrix.shape[1]),
-            0.02 * (matrix.sum(0) + 0.2 * matrix.shape[0]),
-        ]
-        losses.append(seen + (weights[0] * (people**2).sum(1)).sum() + (weights[1] * (items**2).sum(1)).sum())
+    rounds = [CHOSEN.model_copy(update={"iterations": count}) for count in (1, 2, 4, 8)]
+    losses = [loss(Ials.fit(data, settings, FitContext()), data) for settings in rounds]
     assert losses == sorted(losses, reverse=True)
+
+
+def test_a_warm_start_is_where_many_rounds_end_under_other_numbers() -> None:
+    """One more day: a person more, an event more, a new item; everything numbered the other way round."""
+    settled = CHOSEN.model_copy(update={"iterations": 60})
+    old = world()
+    base = Ials.fit(old, settled, FitContext())
+    rows = pl.DataFrame(
+        {
+            "user_id": old.train.users.series("user_id").gather(old.train.user),
+            "item_id": old.train.items.series("item_id").gather(old.train.item),
+        }
+    )
+    day = pl.DataFrame({"user_id": ["u00", "z", "z", "z"], "item_id": ["new", "new", "i03", "i07"]})
+    names = Vocabulary.of(["new", *old.train.items.to_list()[::-1]])
+    data = TrainingData(snapshot_of(pl.concat([rows, day]), ordered=False, items=names))
+    numbers = old.train.items.numbers(names.series("item_id"))
+    earlier = Earlier(base, numbers, old.train.users.numbers(data.train.users.series("user_id")))
+    assert issubclass(Ials, Continues)
+    warm = Ials.fit_on(data, settled, FitContext(), earlier)
+    assert warm.report.notes["warm_start"] is True
+    two = Ials.fit(data, settled.model_copy(update={"iterations": 2}), FitContext())
+    whole = loss(Ials.fit(data, settled, FitContext()), data)
+    assert loss(warm, data) < 1.01 * whole
+    assert loss(two, data) > 1.02 * whole  # two rounds from nothing are no match for one from yesterday
+    again = refit(warm, data, FitContext())
+    assert loss(again, data) < loss(warm, data)
+    assert again.report.notes["warm_start"] is True
+    other = Ials.fit_on(data, CHOSEN, FitContext(), earlier)
+    assert "warm_start" not in other.report.notes
+    assert "warm_start" not in refit(other, data, FitContext()).report.notes
 
 
 def test_a_stranger_with_a_known_history_is_like_its_owner() -> None:

@@ -114,7 +114,7 @@ class Policy(Settings):
     budget: str = ""
     """What the released form may take, as of `slipstream release --budget`; empty: as trained."""
     warm_start: bool = True
-    """Go on from the live release's model, where it can (the transformer without content and neighbours)."""
+    """Go on from the live model, where it can: ials; the transformer without content, neighbours."""
     seed: int = Field(default=0, ge=0)
     cleaning: CleaningRules = CleaningRules()
     trial_share: float = Field(default=0.2, gt=0, lt=1)

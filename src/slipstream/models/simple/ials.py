@@ -27,11 +27,12 @@ from slipstream.config import OneOf, Range, Settings, Space
 from slipstream.dataset.queries import Queries
 from slipstream.dataset.snapshot import Snapshot
 from slipstream.models.history import Memory, event_weights, silence_unknown
-from slipstream.models.recommender import FitContext, FitReport, ScoreMatrix, TrainingData
+from slipstream.models.recommender import Earlier, FitContext, FitReport, ScoreMatrix, TrainingData
 from slipstream.models.validation import best_of, sample_holdout, validation_ndcg
 from slipstream.randomness import generator
 
 VALIDATION_USERS = 2_000
+WARM = "warm_start"
 DAY_US = 86_400_000_000
 BATCH_FLOATS = 2_000_000
 _HALF_LIVES = (0.0, 2.0, 5.0, 15.0, 50.0, 150.0)
@@ -108,6 +109,29 @@ class Ials:
             model = rounds.with_memory(model)
         model.report.notes["tried"] = rounds.tried
         return model
+
+    @classmethod
+    def fit_on(
+        cls, data: TrainingData, settings: IalsSettings, context: FitContext, earlier: Earlier
+    ) -> Ials:
+        """One round from the earlier item vectors: least squares come back to where they were at once.
+
+        A new item starts at zero and gets its vector from the people who touched it.
+        """
+        model: Any = earlier.model
+        undecided = settings.unobserved is None or settings.regularisation is None
+        if undecided or not isinstance(model, cls) or model.settings != settings:
+            return cls.fit(data, settings, context)
+        there = earlier.items >= 0
+        items = np.zeros((data.train.item_count, settings.dim), np.float32)
+        items[there] = model.item_vectors()[earlier.items[there]]
+        return _Rounds(data, settings, context).further(items)
+
+    def refit(self, data: TrainingData, context: FitContext) -> Ials:
+        """On more data with what was chosen; one that went on from another goes on from itself."""
+        if not self.report.notes.get(WARM):
+            return type(self).fit(data, self._own, context)
+        return _Rounds(data, self._own, context).further(self._items)
 
     def remembering(self, half_life: float) -> Self:
         """The same factors with another memory."""
@@ -260,12 +284,21 @@ class _Rounds:
         assert self.holdout is not None  # noqa: S101 - choose() asks only with one
         return validation_ndcg(model.score, self.holdout)
 
-    def model(self, settings: IalsSettings, iterations: int) -> Ials:
+    def further(self, items: NDArray[np.float32]) -> Ials:
+        """One round from these item vectors."""
+        model = self.model(self.settings, 1, items)
+        model.report.notes[WARM] = True
+        return model
+
+    def model(
+        self, settings: IalsSettings, iterations: int, start: NDArray[np.float32] | None = None
+    ) -> Ials:
         draw = generator(self.context.seed, "ials")
         by_user = _fresh_matrix(self.train, settings.fresh_days or 0.0)
         by_item = by_user.T.tocsr()
         size = (self.train.item_count, settings.dim)
         items = (draw.standard_normal(size) * (0.1 / np.sqrt(settings.dim))).astype(np.float32)
+        items = items if start is None else start.copy()
         items[~self.known] = 0.0
         for done in range(iterations):
             self.context.progress(done, iterations, "least squares")
