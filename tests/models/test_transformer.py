@@ -22,6 +22,8 @@ from slipstream.dataset.splits import board  # noqa: E402
 from slipstream.dataset.vocabulary import Vocabulary  # noqa: E402
 from slipstream.errors import BadInput, ConfigError, Diverged, Unavailable  # noqa: E402
 from slipstream.features.items import ItemFeatures  # noqa: E402
+from slipstream.graph.construction import build, triple_facts  # noqa: E402
+from slipstream.graph.linked_graph import join  # noqa: E402
 from slipstream.models.deep.transformer import Transformer  # noqa: E402
 from slipstream.models.recommender import (  # noqa: E402
     Continues,
@@ -248,6 +250,23 @@ def test_features_give_an_item_without_events_a_vector():
     wanted = [model.score(query_of([(n - 2) % CYCLE, n - 1]))[0, unseen] for n in range(1, CYCLE + 1)]
     assert 1 + int(np.argmax(wanted)) == 4
     assert np.isfinite(model.score(query_of([1, 2, unseen]))).all()
+
+
+def test_the_graph_gives_an_item_without_events_a_vector():
+    """The same over an entity: only `graph_content` looks at it."""
+    snapshot = cycles(extra=["i98"])
+    unseen = snapshot.items.number("i98")
+    names = [snapshot.items[item] for item in range(CYCLE)]
+    rows = [(name, "by", f"maker {n}") for n, name in enumerate(names)] + [("i98", "by", "maker 4")]
+    triples = triple_facts(pl.DataFrame(rows, schema=["head", "relation", "tail"], orient="row"))
+    ids = snapshot.items.series("item_id")
+    links = pl.DataFrame({"item_id": ids, "entity_id": ids})
+    data = TrainingData(snapshot, graph=join(build([triples]).graph, links, snapshot.items))
+    model = Transformer.fit(data, tiny(graph_content=True), FitContext())
+    wanted = [model.score(query_of([(n - 2) % CYCLE, n - 1]))[0, unseen] for n in range(1, CYCLE + 1)]
+    assert 1 + int(np.argmax(wanted)) == 4
+    without = Transformer.fit(data, tiny(epochs=1), FitContext())
+    assert np.isnan(without.score(query_of([1, 2]))[0, unseen])
 
 
 TRAIN = """

@@ -57,6 +57,9 @@ class TransformerSettings(Settings):
         default=False, description="tell the head the time of the request, where the data has a clock"
     )
     content: bool = Field(default=False, description="add projected item features to the item vectors")
+    graph_content: bool = Field(
+        default=False, description="add vectors of what the knowledge graph tells of an item"
+    )
     people: bool = Field(
         default=False, description="add projected user features to what items are compared with"
     )
@@ -111,7 +114,9 @@ class TransformerSettings(Settings):
         With content, neighbours or codes the table that is kept is not the one that was learned; columns of
         people's features may mean something else today.
         """
-        plain = not (self.content or self.neighbour_share or self.people or self.code_epochs)
+        plain = not (
+            self.content or self.graph_content or self.neighbour_share or self.people or self.code_epochs
+        )
         return plain and self.fingerprint() == earlier.fingerprint()
 
     def continued(self) -> Self:

@@ -40,7 +40,7 @@ from slipstream.models.recommender import (
     TrainingData,
     WeightRole,
 )
-from slipstream.models.transformer_preset import preset_of
+from slipstream.models.transformer_preset import content_of, preset_of
 from slipstream.models.validation import sample_holdout, validation_ndcg
 from slipstream.training.packing import SoftLabels
 from slipstream.training.transformer_settings import TransformerSettings
@@ -369,7 +369,7 @@ def _fit(
     known = train.item_counts > 0
     if not known.any():
         raise BadInput("there are no events to train on")
-    content = data.item_features.matrix if settings.content and data.item_features is not None else None
+    content = content_of(data, settings)
     if content is not None:
         known |= np.diff(content.indptr) > 0
     people = data.user_features.matrix if settings.people and data.user_features is not None else None
