@@ -51,6 +51,7 @@ def main() -> None:
             model="transformer",
             seed=options.seed,
             shape=options.shape,
+            known=True,
         )
         release = Release.open(current_release(home))
         release.warm()

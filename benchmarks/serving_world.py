@@ -53,17 +53,42 @@ def machine() -> str:
 
 
 def make_home(
-    folder: Path, *, users: int, items: int, length: int, model: str, seed: int = 0, shape: str = "ml-1m"
+    folder: Path,
+    *,
+    users: int,
+    items: int,
+    length: int,
+    model: str,
+    seed: int = 0,
+    shape: str = "ml-1m",
+    known: bool = False,
 ) -> Home:
-    """Events of `users` people with `length` each, and a live release of `model` over `items` films."""
+    """Events of `users` people with `length` each, and a live release of `model` over `items` films.
+
+    known: the model has met every film; else only those of the events, so few of a large catalogue.
+    """
     home = Home(folder)
     home.root.mkdir(parents=True, exist_ok=True)
     rows = log(users, items, length, seed)
     with SqliteEventStore(home.events) as store:
         for start in range(0, rows.height, 50_000):
             store.append(EventBatch.of(rows[start : start + 50_000]))
-    release(home, "first", rows, items, model, shape)
+    release(home, "first", pl.concat([rows, each_once(items)]) if known else rows, items, model, shape)
     return home
+
+
+def each_once(items: int) -> pl.DataFrame:
+    """An event on every film, by people of whom the store knows nothing."""
+    number = np.arange(items)
+    return pl.DataFrame(
+        {
+            "event_id": [f"each-{n}" for n in range(items)],
+            "user_id": [f"each{n // 100}" for n in range(items)],
+            "item_id": [f"i{n}" for n in range(items)],
+            "kind": "view",
+            "time_us": START_US + number * 1_000_000,
+        }
+    )
 
 
 def home_for(options: argparse.Namespace, folder: str) -> Home:

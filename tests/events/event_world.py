@@ -97,8 +97,8 @@ class ListStore:
 
     def arrivals_since(self, arrival: int, limit: int = 10_000) -> Arrivals:
         rows = self.changes_since(arrival, limit=limit)
-        values = rows["value"].fill_null(float("nan")).to_numpy()
-        times = rows["time_us"].fill_null(NO_TIME_US).to_numpy()
+        values = rows["value"].fill_null(float("nan")).to_list()
+        times = rows["time_us"].fill_null(NO_TIME_US).to_list()
         names = (rows[name].to_list() for name in ("arrival", "user_id", "item_id", "kind"))
         return Arrivals(*names, values, times)
 

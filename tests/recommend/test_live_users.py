@@ -40,7 +40,7 @@ def test_a_state_is_the_history_oldest_first_with_ties_as_they_came(store: Sqlit
     state = live(store).state("zoe")
     assert state.item_ids == ("f1", "f3", "later", "f3")
     assert state.item.tolist() == [1, 3, -1, 3]
-    assert state.known_ids == ("f1", "f3", "f3")
+    assert state.known_ids([0, 1, 2]) == ["f1", "f3", "f3"]
     assert state.query().item.tolist() == [1, 3, 3]
     assert state.query(99).time_us.tolist() == [10, 20, 30]  # type: ignore[union-attr]
     assert state.query(99).now_us.tolist() == [99]  # type: ignore[union-attr]

@@ -17,6 +17,7 @@ WAL mode with synchronous=FULL: a commit returns after its fsync.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import compress
@@ -125,8 +126,7 @@ class SqliteEventStore:
                 db.execute(sql.ADD_KIND, (known[name], name))
         return [known[name] for name in names]
 
-    def _kind_names(self, db: Connection, numbers: NDArray[np.uint16]) -> list[str]:
-        codes = (numbers & ~np.uint16(sql.OUTSIDE)).tolist()
+    def _kind_names(self, db: Connection, codes: Sequence[int]) -> list[str]:
         if not self._kinds.keys() >= set(codes):
             self._kinds = dict(db.execute(sql.KINDS))
         names = self._kinds
@@ -199,7 +199,7 @@ class SqliteEventStore:
             times, items, packed = zip(*rows, strict=True) if rows else [()] * 3
             with self._decoding():
                 _, values, kinds = sql.unpack(packed)
-                kind_names, times_us = self._kind_names(db, kinds), np.array(times, np.int64)
+                kind_names, times_us = self._kind_names(db, sql.kind_codes(kinds)), np.array(times, np.int64)
                 return Recent(list(items), kind_names, values, times_us, as_of)
 
     def _newest(self, db: Connection, user: int, limit: int, tail: list[sql.Row]) -> list[sql.Row]:
@@ -217,13 +217,15 @@ class SqliteEventStore:
             return self._frame(db, rows, user_id, with_arrival=True)
 
     def arrivals_since(self, arrival: int, limit: int = 10_000) -> Arrivals:
-        with self._reading() as db:
-            rows = db.execute(sql.SINCE, (arrival, limit)).fetchall()
-            arrivals, times, items, packed, users = zip(*rows, strict=True) if rows else [()] * 5
+        with self._connections.looking() as db:
+            rows = db.execute(sql.SINCE_NAMED, (arrival, limit)).fetchall()
+            arrivals, times, items, packed, people = zip(*rows, strict=True) if rows else [()] * 5
             with self._decoding():
-                _, values, kinds = sql.unpack(packed)
-                kind_names, people = self._kind_names(db, kinds), self._user_ids(db, users)
-                return Arrivals(arrivals, people, items, kind_names, values, np.array(times, np.int64))
+                if None in people:
+                    raise KeyError("an event belongs to nobody")
+                values, kinds = sql.unpack_few(packed)
+                names = self._kind_names(db, kinds)  # never taken back, so they may be of a later moment
+                return Arrivals(arrivals, list(people), items, names, values, times)
 
     def event_count(self, user_id: str | None = None) -> int:
         with self._reading() as db:
@@ -232,8 +234,9 @@ class SqliteEventStore:
             return int(db.execute(sql.COUNT_OF_USER, {"user": self._number(db, user_id)}).fetchone()[0])
 
     def state(self) -> StoreState:
-        with self._reading() as db:
-            return StoreState(*db.execute(sql.STATE).fetchone())
+        with self._connections.looking() as db:
+            ((last_arrival, forgotten),) = db.execute(sql.STATE).fetchall()
+            return StoreState(last_arrival, forgotten)
 
     def _number(self, db: Connection, user_id: str) -> int:
         """The user's number; 0, which nobody has, for an unknown id."""
@@ -265,7 +268,7 @@ class SqliteEventStore:
                 self._chosen_ids(db, sql.spelled(blob), kinds, arrivals),
                 self._user_ids(db, users[0]) if users else [user_id or ""] * len(rows),
                 items,
-                self._kind_names(db, kinds),
+                self._kind_names(db, sql.kind_codes(kinds)),
                 values,
                 times,
                 arrivals if with_arrival else None,
@@ -276,7 +279,7 @@ class SqliteEventStore:
         """A number that stands for nothing, or a row of another length, is damage."""
         try:
             yield
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, struct.error) as error:
             raise CorruptArtifact(f"{self.path} is damaged: {error}", hint=RESTORE) from error
 
     def _user_ids(self, db: Connection, numbers: Sequence[int]) -> list[str]:

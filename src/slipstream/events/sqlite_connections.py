@@ -76,6 +76,13 @@ class Connections:
                     self._reader.execute("COMMIT")
 
     @contextmanager
+    def looking(self) -> Iterator[Connection]:
+        """For a single statement, read to its end: it sees one moment without a transaction around it."""
+        with self._read_lock, self._door():
+            self._check_open()
+            yield self._reader
+
+    @contextmanager
     def another(self) -> Iterator[Connection]:
         """A connection of one's own for a long look at one moment; it delays nobody but `truncate_log`."""
         with self._door():

@@ -25,6 +25,7 @@ APPLICATION = 0x736C6970  # "slip": tells our files from other SQLite files
 OUTSIDE = 0x8000  # set in the kind of an event whose id the caller chose: its key is a hash
 KINDS_AT_MOST = OUTSIDE
 PACKED = np.dtype([("key", "V16"), ("value", "<f8"), ("kind", "<u2")])
+_ROW = struct.Struct("<16sdH")
 """The fields of an event that no query asks for, as one column: reading a column of 200 rows costs 20 us.
 
 key: 16 bytes of the event id. value: NaN for none. kind: its number in `kinds`, and OUTSIDE.
@@ -96,6 +97,7 @@ BY_USER = (
     " WHERE arrival > (SELECT folded FROM state) ORDER BY user, time_us, arrival"
 )
 SINCE = f"SELECT {_ALL} FROM log WHERE arrival > ? ORDER BY arrival LIMIT ?"
+SINCE_NAMED = SINCE.replace("user FROM log", "id FROM log LEFT JOIN users ON number = user")
 NEWEST = f"SELECT {_FIELDS} FROM histories WHERE user = ? ORDER BY time_us DESC, arrival DESC LIMIT ?"
 NEWEST_LEAN = NEWEST.replace("arrival, time_us", "time_us", 1)
 OF_USER = f"SELECT {_FIELDS} FROM histories WHERE user = ? AND arrival > ?"
@@ -174,6 +176,18 @@ def unpack(packed: Sequence[bytes]) -> tuple[bytes, NDArray[np.float64], NDArray
         raise ValueError("a packed row has another length")
     rows = np.frombuffer(blob, PACKED)
     return blob, rows["value"].copy(), rows["kind"].copy()
+
+
+def kind_codes(kinds: NDArray[np.uint16]) -> list[int]:
+    """The kinds without the mark of chosen ids."""
+    codes: list[int] = (kinds & ~np.uint16(OUTSIDE)).tolist()
+    return codes
+
+
+def unpack_few(packed: Sequence[bytes]) -> tuple[Sequence[float], Sequence[int]]:
+    """(values, `kind_codes`) of `unpack`, without arrays."""
+    rows = [_ROW.unpack(row) for row in packed]  # struct.error where a row has another length
+    return [value for _, value, _ in rows], [kind & ~OUTSIDE for _, _, kind in rows]
 
 
 def spelled(blob: bytes) -> list[str]:

@@ -59,7 +59,8 @@ class Recent:
 
 @dataclass(frozen=True)
 class Arrivals:
-    """Events in order of arrival, as columns [rows] without ids: what a follower of the store reads.
+    """Events in order of arrival, as columns [rows] without ids: what a follower of the store reads. Mostly
+    they are one or two, for which Python's own numbers cost less than arrays.
 
     values: NaN for none. times_us: NO_TIME_US for none.
     """
@@ -68,8 +69,8 @@ class Arrivals:
     user_ids: list[str]
     items: Sequence[str]
     kinds: list[str]
-    values: NDArray[np.float64]
-    times_us: NDArray[np.int64]
+    values: Sequence[float]
+    times_us: Sequence[int]
 
     def __len__(self) -> int:
         return len(self.items)

@@ -254,10 +254,31 @@ done:
     return answer;
 }
 
-/* leave_out(encoder, ring, count, latest, item, gap, later, out): the vector without each of the latest events. */
-static PyObject *leave_out(PyObject *module, PyObject *const *args, Py_ssize_t argument_count) {
+/* The bin of a gap of microseconds, as `gap_bin` in encoder.py. */
+static int64_t bin_between(const Encoder *e, int64_t earlier_us, int64_t later_us) {
+    int64_t gap;
+    if (__builtin_sub_overflow(later_us, earlier_us, &gap)) gap = INT64_MAX;
+    if (gap <= 0) return 1;
+    const uint64_t seconds = gap < 1000000 ? 1 : (uint64_t)gap / 1000000;
+    const int64_t bin = 65 - __builtin_clzll(seconds);
+    return bin < e->bins - 1 ? bin : e->bins - 1;
+}
+
+/* gap [latest]: of each of the latest events; later [latest]: of the event after it, had it not been there. */
+static void latest_gaps(const Encoder *e, const int64_t *time_us, int64_t count, Py_ssize_t latest, int64_t *gap,
+                        int64_t *later) {
+    for (Py_ssize_t n = 0; n < latest; n++) {
+        const int64_t at = count - latest + n;
+        gap[n] = at ? bin_between(e, time_us[at - 1], time_us[at]) : 0;
+        later[n] = at && at + 1 < count ? bin_between(e, time_us[at - 1], time_us[at + 1]) : 0;
+    }
+}
+
+/* leave_each_out(encoder, ring, count, latest, item, time_us or None, out): the vector without each of the latest
+ * events of a history, item and time_us [count]. */
+static PyObject *leave_each_out(PyObject *module, PyObject *const *args, Py_ssize_t argument_count) {
     (void)module;
-    if (!enough_arguments(argument_count, 8, "leave_out")) return NULL;
+    if (!enough_arguments(argument_count, 7, "leave_each_out")) return NULL;
     Encoder *e = PyCapsule_GetPointer(args[0], ENCODER);
     if (!e) return NULL;
     const int64_t count = PyLong_AsLongLong(args[2]);
@@ -267,28 +288,30 @@ static PyObject *leave_out(PyObject *module, PyObject *const *args, Py_ssize_t a
         PyErr_Format(PyExc_ValueError, "latest must be 2 to %d, and no more than there are events", LATEST);
         return NULL;
     }
-    Py_buffer ring = {0}, item = {0}, gap = {0}, later = {0}, out = {0};
+    Py_buffer ring = {0}, item = {0}, time_us = {0}, out = {0};
     PyObject *answer = NULL;
+    int64_t gap[LATEST] = {0}, later[LATEST] = {0};
     const Py_ssize_t size = (Py_ssize_t)e->size, rows = latest * (latest - 1) / 2 + 1;
     if (numbers(args[1], &ring, size, ring_of(e), 0, "ring") < 0) goto done;
-    if (numbers(args[4], &item, 4, latest, 0, "item") < 0 || numbers(args[5], &gap, 8, latest, 0, "gap") < 0) goto done;
-    if (numbers(args[6], &later, 8, latest, 0, "later") < 0) goto done;
-    if (numbers(args[7], &out, size, latest * e->dim, 1, "out") < 0) goto done;
-    if (!known_tokens(e, latest, item.buf, gap.buf) || !known_tokens(e, latest, item.buf, later.buf)) goto done;
+    if (numbers(args[4], &item, 4, count, 0, "item") < 0) goto done;
+    if (args[5] != Py_None && numbers(args[5], &time_us, 8, count, 0, "time_us") < 0) goto done;
+    if (numbers(args[6], &out, size, latest * e->dim, 1, "out") < 0) goto done;
+    if (e->bins && time_us.buf) latest_gaps(e, time_us.buf, count, latest, gap, later);
+    const int32_t *items = (const int32_t *)item.buf + count - latest;
+    if (!known_tokens(e, latest, items, gap) || !known_tokens(e, latest, items, later)) goto done;
     void *scratch = lines_of_memory(e->arithmetic->room(e, rows, rows) * e->size);
     if (!scratch) {
         PyErr_NoMemory();
         goto done;
     }
     PyThreadState *state = PyEval_SaveThread();
-    e->arithmetic->variants(e, ring.buf, count, latest, item.buf, gap.buf, later.buf, out.buf, scratch);
+    e->arithmetic->variants(e, ring.buf, count, latest, items, gap, later, out.buf, scratch);
     PyEval_RestoreThread(state);
     free(scratch);
     answer = Py_None;
     Py_INCREF(answer);
 done:
-    PyBuffer_Release(&ring), PyBuffer_Release(&item), PyBuffer_Release(&gap), PyBuffer_Release(&later);
-    PyBuffer_Release(&out);
+    PyBuffer_Release(&ring), PyBuffer_Release(&item), PyBuffer_Release(&time_us), PyBuffer_Release(&out);
     return answer;
 }
 
@@ -369,8 +392,8 @@ static PyMethodDef METHODS[] = {
      "open(level, double, layers, dim, heads, window, inner, ffn, gated, weights, item, gap or None[, form, scale,"
      " factor of the items]) -> encoder"},
     {"step", (PyCFunction)(void (*)(void))step, METH_FASTCALL, "step(encoder, states, rings, count, item, gap, out)"},
-    {"leave_out", (PyCFunction)(void (*)(void))leave_out, METH_FASTCALL,
-     "leave_out(encoder, ring, count, latest, item, gap, later, out)"},
+    {"leave_each_out", (PyCFunction)(void (*)(void))leave_each_out, METH_FASTCALL,
+     "leave_each_out(encoder, ring, count, latest, item, time_us or None, out)"},
     {"encode", (PyCFunction)(void (*)(void))encode, METH_FASTCALL,
      "encode(encoder, histories, offsets, tokens, item, gap, ring or None, out)"},
     {NULL, NULL, 0, NULL},

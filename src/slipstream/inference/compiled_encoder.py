@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.inference.blocks import Floats, TransformerBlock
-from slipstream.inference.encoder import Encoder, EncoderState, gap_bin, gap_bins, gap_bins_of
+from slipstream.inference.encoder import Encoder, EncoderState, gap_bin
 from slipstream.inference.item_rows import ItemRows
 from slipstream.kernels import Kernel, kernel
 
@@ -183,17 +183,13 @@ class CompiledEncoder(Encoder):
         usable = isinstance(state, RingState) and state.count == len(item) and 2 <= latest <= LATEST
         if not usable or not isinstance(state, RingState):
             return super().leave_out_of(state, item, time_us, latest)
-        gaps, later = np.zeros((2, latest), np.int64)
-        if self.gap is not None and time_us is not None:
-            there = min(len(item), latest + 1)
-            recent, bins = time_us[-there:], len(self.gap)
-            gaps = gap_bins_of(recent, np.array([0, there]), bins)[-latest:]
-            over = gap_bins(recent[2:] - recent[:-2], bins)  # from the event before the one left out
-            later[latest - 1 - len(over) : latest - 1] = over
         vectors = np.empty((latest + 1, self.dim), self._dtype)
         vectors[0] = state.vector
-        now = np.ascontiguousarray(item[-latest:], np.int32), np.ascontiguousarray(gaps), later
-        self._module.leave_out(self._compiled, state.ring, state.count, latest, *now, vectors[1:])
+        items = np.ascontiguousarray(item, np.int32)
+        times_us = None if time_us is None else np.ascontiguousarray(time_us, np.int64)
+        self._module.leave_each_out(
+            self._compiled, state.ring, state.count, latest, items, times_us, vectors[1:]
+        )
         return vectors
 
 
@@ -211,7 +207,9 @@ def encoder_of(
     """
     plain = Encoder(weights, ffn=ffn, cosine=cosine)
     compiled = kernel(ENCODER, kernel_choice)
-    stale = compiled is not None and not hasattr(compiled.module, "leave_out")  # built from an older source
+    stale = compiled is not None and not hasattr(
+        compiled.module, "leave_each_out"
+    )  # built from an older source
     if compiled is None or stale or not _known(plain):
         return plain
     return CompiledEncoder(weights, ffn=ffn, cosine=cosine, compiled=compiled, lean=lean)

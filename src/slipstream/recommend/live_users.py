@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 BUDGET_BYTES = 256 << 20
 MOST_CHANGES = 10_000
 """After more new events than this it is cheaper to forget all states than to look who is meant."""
+LATEST = 16
+"""Events that are looked through one by one before a table of all of them is made."""
 ASKED_KIND = "click"
 """The kind of an event that a request only mentions (the contract's default kind)."""
 
@@ -61,20 +63,26 @@ class UserState:
         return 500 + 100 * len(self.item_ids) + (0 if self.memo is None else self.memo.nbytes)
 
     @cached_property
-    def known_ids(self) -> tuple[str, ...]:
-        """The ids of the history events that the release holds: those that `query` asks about."""
-        return tuple(i for i, number in zip(self.item_ids, self.item, strict=True) if number >= 0)
+    def _places(self) -> NDArray[np.int64] | None:
+        """The events on items that the release holds, [H']; None: all of them."""
+        known = self.item >= 0
+        return None if known.all() else np.flatnonzero(known)
+
+    def known_ids(self, events: Sequence[int]) -> list[str]:
+        """The item ids of some events of `query`."""
+        places = self._places
+        return [self.item_ids[n if places is None else places[n]] for n in events]
+
+    @cached_property
+    def _query(self) -> Queries:
+        places, item, time_us = self._places, self.item, self.time_us
+        if places is not None:
+            item, time_us = item[places], None if time_us is None else time_us[places]
+        return Queries(np.array([self.number], np.int32), np.array([0, len(item)], np.int64), item, time_us)
 
     def query(self, now_us: int | None = None) -> Queries:
         """What the model is asked: the events on items that the release holds."""
-        known = self.item >= 0
-        return Queries(
-            user=np.array([self.number], np.int32),
-            offsets=np.array([0, int(known.sum())], np.int64),
-            item=self.item[known],
-            time_us=None if self.time_us is None else self.time_us[known],
-            now_us=None if now_us is None else np.array([now_us], np.int64),
-        )
+        return self._query if now_us is None else replace(self._query, now_us=np.array([now_us], np.int64))
 
     @cached_property
     def _kinds(self) -> dict[str, str]:
@@ -82,16 +90,20 @@ class UserState:
 
     def kind_of(self, item_id: str) -> str | None:
         """The kind of the latest event on an item; None if it was never touched."""
+        for place in range(1, min(LATEST, len(self.item_ids)) + 1):  # where reasons mostly come from
+            if self.item_ids[-place] == item_id:
+                return self.kinds[-place]
         return self._kinds.get(item_id)
 
-    def touched(self, shelf: Shelf, rules: Rules) -> NDArray[np.int64]:
+    def touched(self, shelf: Shelf, rules: Rules) -> NDArray[np.integer]:
         """Shelf numbers of the items that count as seen."""
-        counted = np.ones(len(self.item), bool)
-        if rules.touched_by is not None:
+        if rules.touched_by is None:
+            if self._places is None:
+                return self.item
+            counted = np.ones(len(self.item), bool)
+        else:
             counted = np.array([rules.touches(kind) for kind in self.kinds], bool)
         known = self.item >= 0
-        if known.all():
-            return self.item[counted].astype(np.int64)
         later = [self.item_ids[place] for place in np.flatnonzero(counted & ~known)]
         return np.concatenate([self.item[known & counted].astype(np.int64), shelf.numbers(later)])
 
@@ -110,22 +122,34 @@ class UserState:
             memo=None,
         )
 
-    def followed_by(self, later: UserState, number: int) -> UserState | None:
+    def followed_by(
+        self,
+        item_ids: tuple[str, ...],
+        item: NDArray[np.int32],
+        kinds: tuple[str, ...],
+        times_us: list[int],
+        *,
+        number: int,
+        as_of: int,
+    ) -> UserState | None:
         """This state with later events at its end; None where they do not all belong there."""
-        if later.time_us is None or (len(self.item_ids) and self.time_us is None):
+        timeless = self.time_us is None and len(self.item_ids) > 0
+        if timeless or NO_TIME_US in times_us or sorted(times_us) != times_us:
             return None
-        time_us = later.time_us if self.time_us is None else np.concatenate([self.time_us, later.time_us])
-        if (np.diff(time_us) < 0).any():
-            return None
+        time_us = np.array(times_us, np.int64)
+        if self.time_us is not None and len(self.time_us):
+            if times_us[0] < self.time_us[-1]:
+                return None
+            time_us = np.concatenate([self.time_us, time_us])
         handed_on = self.memo.model if self.memo is not None and len(self.item_ids) else None
         return UserState(
             user_id=self.user_id,
             number=number,
-            item_ids=self.item_ids + later.item_ids,
-            item=np.concatenate([self.item, later.item]),
-            kinds=self.kinds + later.kinds,
+            item_ids=self.item_ids + item_ids,
+            item=np.concatenate([self.item, item]),
+            kinds=self.kinds + kinds,
             time_us=time_us,
-            as_of=later.as_of,
+            as_of=as_of,
             memo=Memo(handed_on),
         )
 
@@ -242,17 +266,15 @@ class LiveUsers:
         events = len(before.item_ids) + len(rows)
         if events > self._limit:
             return None
-        item_ids, times_us = tuple(changes.items[row] for row in rows), changes.times_us[rows]
-        later = UserState(
-            user_id=before.user_id,
-            number=UNKNOWN,
-            item_ids=item_ids,
-            item=self._numbers(item_ids, changes.values[rows]),
-            kinds=tuple(changes.kinds[row] for row in rows),
-            time_us=None if (times_us == NO_TIME_US).any() else times_us,
+        item_ids = tuple(changes.items[row] for row in rows)
+        return before.followed_by(
+            item_ids,
+            self._numbers(item_ids, [changes.values[row] for row in rows]),
+            tuple(changes.kinds[row] for row in rows),
+            [changes.times_us[row] for row in rows],
+            number=self._number(before.user_id or "", events),
             as_of=changes.arrivals[rows[-1]],
         )
-        return before.followed_by(later, self._number(before.user_id or "", events))
 
     def given(self, user_id: str | None, history: Sequence[str]) -> UserState:
         """The state of a request that brings its own history."""
@@ -275,11 +297,13 @@ class LiveUsers:
             memo=Memo() if len(newest) else self._strangers,
         )
 
-    def _numbers(self, item_ids: Sequence[str], values: NDArray[np.float64]) -> NDArray[np.int32]:
+    def _numbers(
+        self, item_ids: Sequence[str], values: Sequence[float] | NDArray[np.float64]
+    ) -> NDArray[np.int32]:
         """Dense numbers, UNKNOWN also where the value is too small; NaN, no value, is not."""
         numbers = self._items.numbers(item_ids)
         if self._minimum_value is not None:
-            numbers[values < self._minimum_value] = UNKNOWN
+            numbers[np.asarray(values) < self._minimum_value] = UNKNOWN
         return numbers
 
     def _number(self, user_id: str, events: int) -> int:

@@ -6,8 +6,8 @@ what is served is what was evaluated. A test compares the two.
 
 from __future__ import annotations
 
+import secrets
 import time
-import uuid
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -139,7 +139,7 @@ class Pipeline:
     def _again(self, slate: Slate, request: Request) -> Slate:
         """A finished slate, given once more. What strangers share stays what it is: popularity's answer."""
         tier: Tier = "popularity" if slate.tier == "popularity" else "cache"
-        request_id = request.request_id or uuid.uuid4().hex
+        request_id = request.request_id or secrets.token_hex(16)
         return Slate(request_id, request.user_id, slate.items, tier, slate.release, self._age_s())
 
     def _fresh(self, request: Request, user: UserState, shelf: Shelf) -> Slate:
@@ -239,7 +239,8 @@ class Pipeline:
         excluded = never_shown(shelf, self.rules)
         if not self.rules.repeat:
             excluded[user.touched(shelf, self.rules)] = True
-        excluded[shelf.numbers(request.exclude)] = True
+        if request.exclude:
+            excluded[shelf.numbers(request.exclude)] = True
         if request.allow is not None:
             allowed = np.zeros(len(shelf), bool)
             allowed[shelf.numbers(request.allow)] = True
@@ -280,7 +281,9 @@ class Pipeline:
             SlateItem(*shelf.named(item), score, why)
             for (item, score), why in zip(chosen, reasons, strict=True)
         )
-        return Slate(request_id or uuid.uuid4().hex, user_id, items, tier, self.release.name, self._age_s())
+        return Slate(
+            request_id or secrets.token_hex(16), user_id, items, tier, self.release.name, self._age_s()
+        )
 
     def _age_s(self) -> float:
         return round(max(0.0, time.time() - self.release.created_us / 1e6), 3)
@@ -289,7 +292,8 @@ class Pipeline:
 def never_shown(shelf: Shelf, rules: Rules) -> NDArray[np.bool_]:
     """[I + N], True where the rules forbid the item to anybody. A fresh array."""
     excluded = np.zeros(len(shelf), bool)
-    excluded[shelf.numbers(rules.blocked)] = True
+    if rules.blocked:
+        excluded[shelf.numbers(rules.blocked)] = True
     for column, values in rules.require.items():
         excluded |= ~shelf.having(column, values)
     for column, values in rules.forbid.items():

@@ -7,8 +7,10 @@ nothing of this carries, there is no reason.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +43,11 @@ class Reasons:
     wording: Wording
     counted: bool = False
 
+    @cached_property
+    def _from_state(self) -> ExplainsFromState | None:
+        model = self.by_history
+        return model if isinstance(model, ExplainsFromState) else None
+
     def of(
         self,
         items: Sequence[int],
@@ -66,10 +73,8 @@ class Reasons:
         ]
         bare = [row for row, item in enumerate(items) if not found[row] and item < len(shelf.items)]
         carried = self._contributions([items[row] for row in bare], query, user)
-        events = np.flatnonzero((carried > 0).any(axis=0))  # the few that carry anything
-        named = [user.known_ids[event] for event in events] if len(events) else []
-        for row, parts in zip(bare, carried[:, events].tolist(), strict=True):
-            found[row] = tuple(self._history(named, parts, user, history))
+        for row, reasons in zip(bare, self._history(carried, user, history), strict=True):
+            found[row] = reasons
         return found
 
     def _popularity(self, item: int) -> tuple[Reason, ...]:
@@ -103,41 +108,51 @@ class Reasons:
         return Reason("path", self.wording.path(hops, also[:MOST_ALSO]), _share(group.share), hops)
 
     def _contributions(self, items: Sequence[int], query: Queries, user: UserState) -> NDArray[np.float32]:
-        """[len(items), H]; zeros where the model cannot split its score or does not know the item."""
-        carried = np.zeros((len(items), len(query.item)), np.float32)
-        if self.by_history is None or not len(query.item):
+        """[len(items), H]; NaN or zeros where the model cannot split its score or does not know the item."""
+        if self.by_history is None or not len(query.item) or not items:
+            return np.zeros((len(items), len(query.item)), np.float32)
+        if max(items) >= len(self.people):
+            carried = np.zeros((len(items), len(query.item)), np.float32)
+            known = [row for row, item in enumerate(items) if item < len(self.people)]
+            carried[known] = self._contributions([items[row] for row in known], query, user)
             return carried
-        wanted = np.asarray(items, np.int64)
-        known = wanted < len(self.people)
-        numbers = wanted[known].astype(np.int32)
-        if user.memo is not None and isinstance(self.by_history, ExplainsFromState):
-            parts = user.memo.model.contributions(self.by_history, query, numbers)
-        else:
-            parts = self.by_history.contributions(query, numbers)
-        carried[known] = np.where(np.isfinite(parts), parts, 0.0)
-        return carried
+        numbers = np.array(items, np.int32)
+        if user.memo is not None and self._from_state is not None:
+            return user.memo.model.contributions(self._from_state, query, numbers)
+        return self.by_history.contributions(query, numbers)
 
-    def _history(
-        self, item_ids: Sequence[str], carried: Sequence[float], user: UserState, limit: int
-    ) -> list[Reason]:
-        """The history items that carry most. share: positive part of all positive parts; repeats add up."""
-        by_item: dict[str, float] = {}
-        for item_id, part in zip(item_ids, carried, strict=True):
-            if part > 0:
-                by_item[item_id] = by_item.get(item_id, 0.0) + part
-        total = sum(by_item.values())
-        if limit == 0:
-            return []
-        best = sorted(by_item.items(), key=lambda pair: -pair[1])[:limit]
-        return [
-            Reason(
-                "history",
-                self.wording.history(item_id, user.kind_of(item_id) or "click"),
-                _share(part / total),
+    def _history(self, carried: NDArray[np.float32], user: UserState, limit: int) -> list[tuple[Reason, ...]]:
+        """Of each row of `carried` [R, H] the history items that carry most.
+
+        share: positive part of all positive parts; repeats of an item add up.
+        """
+        positive = np.where((carried > 0) & (carried < np.inf), carried, np.float32(0))
+        events = np.flatnonzero(positive.any(axis=0))  # the few that carry anything
+        columns: dict[str, list[int]] = {}
+        for place, item_id in enumerate(user.known_ids(events.tolist())):
+            columns.setdefault(item_id, []).append(place)
+        names, texts = list(columns), dict[int, str]()
+        repeated = len(names) < len(events)
+
+        def text_of(column: int) -> str:
+            if (text := texts.get(column)) is None:
+                kind = user.kind_of(names[column]) or "click"
+                text = texts[column] = self.wording.history(names[column], kind)
+            return text
+
+        def reasons(parts: list[float]) -> tuple[Reason, ...]:
+            if repeated:
+                parts = [sum(parts[place] for place in places) for places in columns.values()]
+            total = sum(parts)
+            best = sorted(range(len(parts)), key=parts.__getitem__, reverse=True)[:limit]
+            least = max(SMALLEST_SHARE * total, sys.float_info.min)
+            return tuple(
+                Reason("history", text_of(column), min(1.0, parts[column] / total))
+                for column in best
+                if parts[column] >= least
             )
-            for item_id, part in best
-            if part >= SMALLEST_SHARE * total
-        ]
+
+        return [reasons(parts) for parts in positive[:, events].tolist()]
 
     def _newcomer(self, item: int, user: UserState, shelf: Shelf) -> tuple[Reason, ...]:
         """A new item scores by likeness, so its reason is the history item it shares most values with."""

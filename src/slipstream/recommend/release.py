@@ -87,6 +87,7 @@ class Release:
         self.name: str = artifact.meta["name"]
         self.created_us: int = artifact.meta["created_us"]
         self.meta = artifact.meta
+        self._last_reasons: tuple[Shelf, Reasons] | None = None
 
     @classmethod
     def open(cls, path: Path) -> Release:
@@ -175,12 +176,18 @@ class Release:
         return dict(zip(names.to_list(), labels.to_list(), strict=True))
 
     def reasons(self, shelf: Shelf) -> Reasons:
-        """The reasons of this release, with the titles of the shelf."""
+        """The reasons of this release, with the titles of the shelf. Kept while the shelf is the same."""
+        last = self._last_reasons
+        if last is None or last[0] is not shelf:
+            last = self._last_reasons = shelf, self._reasons(shelf)
+        return last[1]
+
+    def _reasons(self, shelf: Shelf) -> Reasons:
         primary = self.primary
 
         def title(name: str) -> str | None:
             number = shelf.number(name)
-            return shelf.title(number) if number >= 0 else None
+            return shelf.named(number)[1] if number >= 0 else None
 
         return Reasons(
             by_paths=self.by_paths,

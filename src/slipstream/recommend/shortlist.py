@@ -7,6 +7,7 @@ by searching an index without scoring them all. Both give the same items, up to 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -58,8 +59,8 @@ class Searched:
 
 
 def _pairs(items: NDArray[np.int32], scores: NDArray[np.float32]) -> list[Pair]:
-    found = np.isfinite(scores[0])
-    return list(zip(items[0][found].tolist(), scores[0][found].tolist(), strict=True))
+    pairs = zip(items[0].tolist(), scores[0].tolist(), strict=True)
+    return [pair for pair in pairs if isfinite(pair[1])]
 
 
 def varied(

@@ -233,20 +233,21 @@ class Transformer:
         self, query: Queries, items: NDArray[np.int32], state: EncoderState | None
     ) -> NDArray[np.float32]:
         parts = np.zeros((len(items), len(query.item)), np.float32)
-        usable = np.flatnonzero((query.item >= 0) & self.known[np.maximum(query.item, 0)])
-        if len(usable) < 2:
+        usable = (query.item >= 0) & self.known[np.maximum(query.item, 0)]
+        item, time_us, without = query.item, query.time_us, np.arange(len(usable))[-EXPLAINED:]
+        if not usable.all():
+            item, time_us = item[usable], None if time_us is None else time_us[usable]
+            without = np.flatnonzero(usable)[-EXPLAINED:]
+        if len(item) < 2:
             return parts
-        without = usable[-EXPLAINED:]
-        time_us = None if query.time_us is None else query.time_us[usable]
-        item = query.item[usable]
         if state is None:
             vectors = self.encoder.leave_out(item, time_us, len(without))
         else:
             vectors = self.encoder.leave_out_of(state, item, time_us, len(without))
         wait = self._wait_of_variants(query, time_us, len(without))
         vectors = self.encoder.query(vectors, wait, self._person(query.user))
-        lost = self._output[items] @ (vectors[:1] - vectors[1:]).T
-        parts[:, without] = np.where(self.known[items][:, None], lost, 0)
+        parts[:, without] = self._output[items] @ (vectors[:1] - vectors[1:]).T
+        parts[~self.known[items]] = 0
         return parts
 
     def _wait_of_variants(
