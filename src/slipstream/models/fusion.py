@@ -5,7 +5,8 @@
 mean and deviation are over the finite scores of the items that q has not touched, so a member's scale does
 not matter. Where a member has nothing to say it stands neither for nor against (z = 0); where no member has,
 the score is NaN. The weights are not negative; they are found on validation NDCG@10 by coordinate search from
-the best single member, over the candidates that any member ranks high. A member that cannot be fitted (no
+the best single member, over the candidates that any member ranks high. With `gates` a member's weight also
+depends on the events of the person and of the item (fusion_gates.py). A member that cannot be fitted (no
 torch, no graph) or that gets weight 0 is left out, and the report says so.
 
 Source: late fusion of standardised scores, as in the prototype of this project, where a sequence model, the
@@ -26,7 +27,8 @@ from slipstream.artifacts import Artifact, ArtifactWriter
 from slipstream.config import Settings, with_overrides
 from slipstream.dataset.queries import Queries
 from slipstream.errors import ConfigError, SlipstreamError
-from slipstream.models.fusion_weights import Bench, coordinate_search, standardised
+from slipstream.models.fusion_gates import HISTORY_STEPS, ITEM_STEPS, Gate, history_steps, item_steps
+from slipstream.models.fusion_weights import Bench, coordinate_search, gate_search, standardised
 from slipstream.models.recommender import (
     ExplainsByHistory,
     ExplainsByPaths,
@@ -54,6 +56,11 @@ class FusionSettings(Settings):
     """One per member, none negative; None: fitted on validation, all 1 without one."""
     member_settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Overrides of the members' presets, by name."""
+    gates: bool = False
+    """Fit, after the weights, how much a member counts for short histories and rare items."""
+    history_gate: tuple[tuple[float, ...], ...] | None = None
+    item_gate: tuple[tuple[float, ...], ...] | None = None
+    """One row per member, one factor per step of fusion_gates.py; None: fitted if `gates`, else all 1."""
     candidates: int = Field(200, ge=10)
     """Items per member among which the weights are fitted."""
     validation_users: int = Field(4_000, ge=1)
@@ -81,12 +88,15 @@ class Fusion:
         weights: NDArray[np.float64],
         settings: FusionSettings,
         report: FitReport,
+        item_step: NDArray[np.int8] | None = None,
     ) -> None:
         self.settings: Settings = settings
         self.report = report
         self._own = settings
         self._members = members
         self._weights = weights  # [members]
+        self._gate = _gate_of(settings, list(members))
+        self._item_step = item_step  # [I], where there is a gate
 
     @property
     def refits(self) -> bool:
@@ -108,7 +118,8 @@ class Fusion:
         _check(settings)
         members, failed = _fitted(data, settings, context)
         notes: dict[str, Any] = {"left_out": failed} if failed else {}
-        names = list(members)
+        names, steps = list(members), item_steps(data.train.item_counts)
+        gate = _gate_of(settings, names)
         if settings.weights is not None:
             given = dict(zip(settings.members, settings.weights, strict=True))
             weights = np.array([given[name] for name in names])
@@ -116,36 +127,44 @@ class Fusion:
             weights = np.ones(len(members))
         else:
             sample = sample_holdout(data.validation, settings.validation_users, context.seed)
-            bench = Bench.of(list(members.values()), sample, settings.candidates)
+            bench = Bench.of(list(members.values()), sample, settings.candidates, steps)
             weights, value = coordinate_search(bench)
             alone = [bench.ndcg(row) for row in np.eye(len(members))]
             notes["validation_ndcg"] = value
             notes["validation_ndcg_alone"] = dict(zip(names, alone, strict=True))
+            if settings.gates and gate is None:
+                gate, gated = gate_search(bench, weights, value)
+                notes["validation_ndcg_gated"] = gated
         notes["weights"] = dict(zip(names, map(float, weights), strict=True))
         notes["members"] = {name: member.report.notes for name, member in members.items()}
-        return cls._of(members, weights, settings, FitReport(notes=notes))
+        return cls._of(members, weights, gate, settings, FitReport(notes=notes), steps)
 
     @classmethod
     def _of(
         cls,
         members: dict[str, Recommender],
         weights: NDArray[np.float64],
+        gate: Gate | None,
         settings: FusionSettings,
         report: FitReport,
+        item_step: NDArray[np.int8],
     ) -> Self:
         """Without the members of weight 0; the settings hold what was chosen, of the members too."""
         used = [name for name, weight in zip(members, weights, strict=True) if weight > 0]
         if not used:
             raise ConfigError("fusion.weights are all 0", hint="give at least one member a weight above 0")
         kept = {name: members[name] for name in used}
+        closing = None if gate is None or gate.is_open else gate.members(weights > 0)
         chosen = settings.model_copy(
             update={
+                "history_gate": None if closing is None else _rows(closing.history),
+                "item_gate": None if closing is None else _rows(closing.item),
                 "members": tuple(used),
                 "weights": tuple(float(w) for w in weights if w > 0),
                 "member_settings": {n: m.settings.model_dump(mode="json") for n, m in kept.items()},
             }
         )
-        return cls(kept, weights[weights > 0], chosen, report)
+        return cls(kept, weights[weights > 0], chosen, report, item_step)
 
     def refit(self, data: TrainingData, context: FitContext) -> Self:
         """The members that may be fitted again are; the others stay as they were trained."""
@@ -153,7 +172,8 @@ class Fusion:
             name: refit(member, data, _context_of(context, name)) if refits(member) else member
             for name, member in self._members.items()
         }
-        return type(self)(members, self._weights, self._own, self.report)
+        steps = item_steps(data.train.item_counts)
+        return type(self)(members, self._weights, self._own, self.report, steps)
 
     def score(self, queries: Queries) -> ScoreMatrix:
         """The sum of the members' costs."""
@@ -183,12 +203,16 @@ class Fusion:
     def _sum(self, member_scores: Iterable[ScoreMatrix], queries: Queries) -> ScoreMatrix:
         total: ScoreMatrix | None = None
         silent: NDArray[np.bool_] | None = None
-        for guesses, weight in zip(member_scores, self._weights, strict=True):
+        histories = history_steps(np.diff(queries.offsets))
+        for member, (guesses, weight) in enumerate(zip(member_scores, self._weights, strict=True)):
             scores = standardised(guesses, queries)
             nothing = np.isnan(scores)
             silent = nothing if silent is None else silent & nothing
             scores[nothing] = 0.0
-            total = scores * np.float32(weight) if total is None else total + scores * np.float32(weight)
+            scores *= np.float32(weight)
+            if self._gate is not None and self._item_step is not None:
+                scores *= self._gate.of(member, histories, self._item_step)
+            total = scores if total is None else total + scores
         assert total is not None and silent is not None  # noqa: S101, PT018 - there is always a member
         total[silent] = np.nan
         return total
@@ -224,11 +248,30 @@ class Fusion:
         for name, member in self._members.items():
             with writer.part(name, "model") as inner:
                 save_model(name, member, inner)
+        if self._gate is not None and self._item_step is not None:
+            writer.array("item_step", self._item_step)
 
     @classmethod
     def load(cls, artifact: Artifact, settings: FusionSettings) -> Self:
         members = {name: load_model(artifact.part(name))[1] for name in settings.members}
-        return cls(members, np.asarray(settings.weights, np.float64), settings, FitReport())
+        gated = settings.history_gate is not None or settings.item_gate is not None
+        steps = np.array(artifact.array("item_step")) if gated else None
+        return cls(members, np.asarray(settings.weights, np.float64), settings, FitReport(), steps)
+
+
+def _gate_of(settings: FusionSettings, names: list[str]) -> Gate | None:
+    """The gate that the settings give, its rows those of `names`; None where they give none."""
+    if settings.history_gate is None and settings.item_gate is None:
+        return None
+    rows = [settings.members.index(name) for name in names]
+    gate = Gate.open(len(settings.members))
+    history = gate.history if settings.history_gate is None else np.array(settings.history_gate)
+    item = gate.item if settings.item_gate is None else np.array(settings.item_gate)
+    return Gate(history[rows], item[rows])
+
+
+def _rows(factors: NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(row) for row in factors.tolist())
 
 
 def _check(settings: FusionSettings) -> None:
@@ -245,6 +288,17 @@ def _check(settings: FusionSettings) -> None:
         raise ConfigError(
             f"fusion.weights must be {len(settings.members)} numbers from 0 up, got {list(settings.weights)}"
         )
+    for name, given, steps in (
+        ("history_gate", settings.history_gate, HISTORY_STEPS),
+        ("item_gate", settings.item_gate, ITEM_STEPS),
+    ):
+        if given is None:
+            continue
+        fits = len(given) == len(settings.members) and all(len(row) == len(steps) + 1 for row in given)
+        if not fits or min(map(min, given)) < 0:
+            raise ConfigError(
+                f"fusion.{name} must be {len(settings.members)} rows of {len(steps) + 1} numbers from 0 up"
+            )
     if unknown := set(settings.member_settings) - set(settings.members):
         raise ConfigError(f"fusion.member_settings are for members only, got {sorted(unknown)}")
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from slipstream.dataset.queries import Holdout, Queries
 from slipstream.inference.retriever import top_k
+from slipstream.models.fusion_gates import FACTORS, WORTH_IT, Gate, history_steps
 from slipstream.models.recommender import Recommender, ScoreMatrix
 from slipstream.models.validation import seen_mask, target_mask
 
@@ -44,6 +45,8 @@ class _Batch:
     candidate: NDArray[np.bool_]  # [Q, C]; the rest is padding
     wanted: NDArray[np.bool_]  # [Q, C]
     targets: NDArray[np.int64]  # [Q], all of them, also those that are no candidates
+    history_step: NDArray[np.int8]  # [Q]
+    item_step: NDArray[np.int8]  # [Q, C]
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,17 @@ class Bench:
     members: int
 
     @classmethod
-    def of(cls, members: Sequence[Recommender], holdout: Holdout, candidates: int) -> Bench:
-        """Scores the holdout once by each member and keeps [members, Q, members * candidates] at most."""
+    def of(
+        cls,
+        members: Sequence[Recommender],
+        holdout: Holdout,
+        candidates: int,
+        item_step: NDArray[np.int8] | None = None,
+    ) -> Bench:
+        """Scores the holdout once by each member and keeps [members, Q, members * candidates] at most.
+
+        item_step: [I], for gates.
+        """
         batches = []
         items = members[0].score(holdout.queries.part(0, 1)).shape[1]
         size = max(1, min(512, BATCH_CELLS // (items * len(members))))
@@ -68,16 +80,18 @@ class Bench:
             )  # [members, B, I]
             wanted = target_mask(holdout, start, start + len(part), items)
             blocked = np.zeros_like(wanted) if holdout.repeat else seen_mask(part, items)
-            batches.append(_narrow(scores, wanted, blocked, candidates))
+            steps = np.zeros(items, np.int8) if item_step is None else item_step
+            histories = history_steps(np.diff(part.offsets))
+            batches.append(_narrow(scores, wanted, blocked, candidates, histories, steps))
         return cls(tuple(batches), len(members))
 
-    def ndcg(self, weights: NDArray[np.float64], k: int = 10) -> float:
+    def ndcg(self, weights: NDArray[np.float64], k: int = 10, gate: Gate | None = None) -> float:
         """NDCG@k of the weighted sum."""
         discount = 1.0 / np.log2(np.arange(2, k + 2))
         ideal = np.concatenate([[1.0], np.cumsum(discount)])
         total, counted = 0.0, 0
         for batch in self.batches:
-            mixed = np.tensordot(weights.astype(np.float32), batch.scores, axes=1)
+            mixed = _mixed(batch, weights, gate)
             found, _ = top_k(mixed, k, excluded=~batch.candidate)
             hits = (found >= 0) & np.take_along_axis(batch.wanted, np.maximum(found, 0), axis=1)
             has = batch.targets > 0
@@ -86,8 +100,23 @@ class Bench:
         return total / counted if counted else 0.0
 
 
+def _mixed(batch: _Batch, weights: NDArray[np.float64], gate: Gate | None) -> NDArray[np.float32]:
+    if gate is None:
+        return np.asarray(np.tensordot(weights.astype(np.float32), batch.scores, axes=1))
+    total = np.zeros(batch.scores.shape[1:], np.float32)
+    for member, weight in enumerate(weights):
+        factors = gate.of(member, batch.history_step, batch.item_step)
+        total += np.float32(weight) * factors * batch.scores[member]
+    return total
+
+
 def _narrow(
-    scores: NDArray[np.float32], wanted: NDArray[np.bool_], blocked: NDArray[np.bool_], candidates: int
+    scores: NDArray[np.float32],
+    wanted: NDArray[np.bool_],
+    blocked: NDArray[np.bool_],
+    candidates: int,
+    history_step: NDArray[np.int8],
+    item_step: NDArray[np.int8],
 ) -> _Batch:
     """Keep each member's best `candidates` per query, in the order of the items (for ties)."""
     chosen = np.zeros_like(blocked)
@@ -103,6 +132,8 @@ def _narrow(
         np.take_along_axis(chosen, order, axis=1),
         np.take_along_axis(wanted, order, axis=1),
         wanted.sum(axis=1),
+        history_step,
+        item_step[order],
     )
 
 
@@ -125,3 +156,27 @@ def coordinate_search(bench: Bench) -> tuple[NDArray[np.float64], float]:
         if best == before:
             break
     return weights, best
+
+
+def gate_search(bench: Bench, weights: NDArray[np.float64], best: float) -> tuple[Gate, float]:
+    """(gate, its NDCG@10): one step of one member at a time where it helps enough, two rounds.
+
+    best: NDCG@10 of the weights alone. A step that no history or item is on changes nothing and stays 1.
+    """
+    gate = Gate.open(bench.members)
+    moves = [("history", m, s) for m in range(bench.members) for s in range(gate.history.shape[1])]
+    moves += [("item", m, s) for m in range(bench.members) for s in range(gate.item.shape[1])]
+    for _ in range(2):
+        before = best
+        for part, member, step in moves:
+            if weights[member] == 0:
+                continue
+            base = gate
+            for factor in FACTORS:
+                tried = base.moved(part, member, step, factor)
+                value = bench.ndcg(weights, gate=tried)
+                if value > best * WORTH_IT:
+                    gate, best = tried, value
+        if best == before:
+            break
+    return gate, best
