@@ -51,7 +51,7 @@ from slipstream.loop.reporting import read_log, report_online
 from slipstream.recommend.experiment import read_experiment
 
 BOUGHT = 0.2
-NEW_A_DAY = 2
+NEW_A_DAY = 4
 LAST_DAYS = 10
 """What the loop came to is measured on."""
 
@@ -250,8 +250,11 @@ def live(given: argparse.Namespace, folder: Path) -> None:
             print(line)
         served = ("2-live", "3-explored")
         fifth = max(1, given.days // 5)
-        early, late = diary.rate(served, 1, fifth), diary.rate(served, given.days - fifth + 1, given.days)
-        print(f"the loop's people clicked {early:.1%} in the first fifth of the days, {late:.1%} in the last")
+        for whose, arms in (("the loop's", served), ("popularity's", ("1-popular",))):
+            early, late = diary.rate(arms, 1, fifth), diary.rate(arms, given.days - fifth + 1, given.days)
+            print(
+                f"{whose} people clicked {early:.1%} in the first fifth of the days, {late:.1%} in the last"
+            )
         trust = [f"{arm} {world.trust[diary.arm == arm].mean():.2f}" for arm in ("1-popular", *served)]
         print("trust:", ", ".join(trust))
         print("the planted model was", cycle(space, policy("popularity")).outcome)
@@ -260,6 +263,11 @@ def live(given: argparse.Namespace, folder: Path) -> None:
     for arm in found.earned:
         ctr, wide = arm.estimates["CTR"].interval(), arm.whole["Coverage@10"]
         print(f"{arm.group}: CTR {ctr.mean:.1%} [{ctr.low:.1%}, {ctr.high:.1%}], coverage {wide:.0%}")
+    for other in found.arms:
+        print(
+            f"{other.arm} − {other.first}: {other.metric} {other.daily.mean:+.4f} "
+            f"[{other.daily.low:+.4f}, {other.daily.high:+.4f}] at any look: {other.verdict}"
+        )
     for line in found.lines():
         print(line)
     if given.html:

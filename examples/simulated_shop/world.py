@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 GENRES = ("garden", "kitchen", "sport", "books", "music", "travel")
-ITEMS, GIFTS = 180, 20
+ITEMS, GIFTS = 400, 20
 PATIENCE = 0.85
 """Of those who looked at one place, the part that looks at the next."""
 TRUST = 0.7

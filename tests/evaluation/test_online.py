@@ -218,8 +218,12 @@ def test_an_arm_that_was_removed_keeps_its_answers_and_the_split_is_of_those_tha
     ]
     with SqliteImpressionStore(home.impressions) as store:
         store.append(served, [], now_us=NOW)
-    (tmp_path / "experiment.json").write_text(json.dumps({"name": "e", "arms": {"a": {}, "b": {}}}))
+    about = {"metric": "Conversion", "effect": 0.01, "guardrails": {"CTR": 0.05}, "arms": {"b": {}, "a": {}}}
+    (tmp_path / "experiment.json").write_text(json.dumps({"name": "e", **about}))
     found = report_online(home, by="arm")
+    ((arm, first, metric),) = [(line.arm, line.first, line.metric) for line in found.arms]
+    assert (arm, first, metric) == ("e/a", "e/b", "Conversion")  # the first in the file is what others beat
+    assert [rail.metric for rail in found.arms[0].guardrails] == ["CTR"]
     assert [e.group for e in found.earned] == ["e/a", "e/b", "e/c"]
     assert sum(e.answers for e in found.earned) == 600
     assert found.ratio is not None
@@ -241,8 +245,9 @@ def test_a_page_and_tables_of_a_home(tmp_path: Path, capsys: pytest.CaptureFixtu
     with SqliteImpressionStore(home.impressions) as store:
         store.append([*drawn, *mixed, *served[140:]], clicks, now_us=NOW)
     where = ["--home", str(tmp_path)]
-    assert main(["report", "--html", str(page), "--by", "day", *where]) == 0
+    assert main(["report", "--html", str(page), "--by", "day", "--effect", "0.05", *where]) == 0
     told = capsys.readouterr().out
+    assert "plan: a difference of 0.05 in CTR takes" in " ".join(told.split())
     assert "what other policies would have earned" in told
     assert "interleaved releases" in told
     text = page.read_text()

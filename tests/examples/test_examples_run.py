@@ -45,7 +45,9 @@ def test_the_simulated_shop_learns_over_http_and_no_planted_model_stays() -> Non
     assert "cycle with item_neighbours: promoted" in done.stdout
     assert "the planted model was refused" in done.stdout  # by the gate
     assert "what the feast taught was rolled back" in done.stdout  # by the watch
-    rise = re.search(r"people clicked ([0-9.]+)% in the first fifth of the days, ([0-9.]+)%", done.stdout)
+    rise = re.search(
+        r"loop's people clicked ([0-9.]+)% in the first fifth of the days, ([0-9.]+)%", done.stdout
+    )
     assert rise is not None, done.stdout
     assert float(rise[2]) > 1.5 * float(rise[1])
     better = re.search(r"2-live − shop/1-popular: CTR \+[0-9.]+ \[\+", done.stdout)

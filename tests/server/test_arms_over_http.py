@@ -95,12 +95,14 @@ def test_people_get_their_arm_in_every_worker_and_the_log_tells(
     assert groups["sides/odd"]["metrics"]["CTR"] == pytest.approx(0.1)
     assert groups["sides/control"]["metrics"]["CTR"] == 0
     assert [(duel["arm"], duel["second"]) for duel in told["duels"]] == [("sides/both", "even")]
+    odd = next(line for line in told["arms"] if line["arm"] == "sides/odd")
+    assert odd["difference"]["value"] == pytest.approx(0.1)
     assert {line["arm"] for line in told["policies"]} == {"sides/chance"}
     assert sum(told["sample_ratio"]["seen"].values()) == len(PEOPLE)
     assert told["sample_ratio"]["mismatch"] is False
     assert main(["report", "--by", "arm", "--home", str(home.root)]) == 0
     out = capsys.readouterr().out
-    assert "sides/odd − sides/both: CTR +0.1" in out
+    assert "CTR of each arm minus that of sides/control" in out
     assert "people," in out
 
 

@@ -120,6 +120,9 @@ def report(
     segment: Annotated[
         str, typer.Option(help="Column of the users' table, with --by segment. [default: how active]")
     ] = "",
+    effect: Annotated[
+        float | None, typer.Option(min=1e-9, help="Plan an experiment that finds this difference in CTR.")
+    ] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write a page with every group and pictures to this file.")
     ] = None,
@@ -129,7 +132,7 @@ def report(
     from slipstream.evaluation.online import CONVERSIONS
     from slipstream.evaluation.tables import plain_rows
     from slipstream.loop.online_page import write_online_page
-    from slipstream.loop.reporting import read_log, report_of
+    from slipstream.loop.reporting import plan_lines, read_log, report_of
 
     log = read_log(
         workspace(home).home,
@@ -147,5 +150,6 @@ def report(
     for table in found.tables():
         print_table(table.title, table.columns, plain_rows(table))
         out.print(table.note, style="dim", markup=False)
-    for line in found.lines():
+    plan = [] if effect is None else plan_lines(log, effect)
+    for line in (*found.lines(), *plan):
         out.print(line, style="dim", markup=False)

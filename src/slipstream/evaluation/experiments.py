@@ -62,7 +62,7 @@ def detectable_effect(
     first, second = users
     if first < 1 or second < 1:
         raise UsageError(f"an arm needs users, got {first} and {second}")
-    return _reach(level, power) * deviation * math.sqrt(1 / first + 1 / second)
+    return reach(level, power) * deviation * math.sqrt(1 / first + 1 / second)
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,13 @@ def plan(
     """
     if effect == 0 or deviation <= 0 or arms < 2:
         raise UsageError("a plan needs an effect other than 0, a deviation above 0 and two arms or more")
-    users = math.ceil(2 * (_reach(level, power) * deviation / effect) ** 2)
+    users = math.ceil(2 * (reach(level, power) * deviation / effect) ** 2)
     days = math.ceil(users * arms / new_users_per_day) if new_users_per_day > 0 else None
     return Plan(users, days, 2 * deviation**2 / users)
 
 
-def _reach(level: float, power: float) -> float:
+def reach(level: float = LEVEL, power: float = POWER) -> float:
+    """How many standard errors a true difference must be to be found with `power`: 2.80 by default."""
     if not 0 < power < 1:
         raise UsageError(f"the power must be between 0 and 1, got {power}")
     return normal_quantile(level) + float(ndtri(power))

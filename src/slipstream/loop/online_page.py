@@ -12,6 +12,7 @@ from slipstream.artifacts import replace_text
 from slipstream.evaluation.charts import COLOURS, dots_chart, lines_chart
 from slipstream.evaluation.intervals import Interval
 from slipstream.evaluation.online import GROUPS, Earned, online_table
+from slipstream.evaluation.readout import readout_table
 from slipstream.evaluation.report import html_table, page
 from slipstream.evaluation.tables import Table
 from slipstream.loop.reporting import LoggedHome, report_of
@@ -37,6 +38,7 @@ def online_page(log: LoggedHome) -> str:
         earned = {"release": whole.earned, "arm": arms.earned}.get(by) or log.earned(by)
         body += _group(by, earned)
         if by == "arm":
+            body += [html_table(readout_table(arms.arms))] if arms.arms else []
             body += [f"<p>{escape(line)}</p>" for line in arms.lines()[1:]]
     for table in whole.tables()[1:]:
         body += _section(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from slipstream.evaluation.chances import (
 )
 from slipstream.evaluation.estimates import Estimate
 from slipstream.evaluation.experiments import SampleRatio, sample_ratio
+from slipstream.evaluation.intervals import Interval
 from slipstream.evaluation.online import (
     CONVERSIONS,
     Earned,
@@ -30,10 +32,18 @@ from slipstream.evaluation.online import (
     measure,
     online_table,
 )
+from slipstream.evaluation.readout import ArmReadout, plan_from, read_out, readout_table
 from slipstream.evaluation.scores import popularity_in
 from slipstream.evaluation.tables import Table
 from slipstream.events.event import counts_text
-from slipstream.events.impressions import DAY_US, HOUR_US, Attributed, attribute, read_feedback_settings
+from slipstream.events.impressions import (
+    DAY_US,
+    HOUR_US,
+    NOBODY,
+    Attributed,
+    attribute,
+    read_feedback_settings,
+)
 from slipstream.events.sqlite_impressions import SqliteImpressionStore
 from slipstream.loop.beside import Beside, beside_table, offline_beside_online, segments_of
 from slipstream.recommend.experiment import read_experiment
@@ -45,7 +55,7 @@ class OnlineReport:
 
     ratio: whether the people of the running experiment split as they should; only by arm. policies, duels:
     what chance in the answers tells, where there was any. beside: each release offline and online; only by
-    release.
+    release. arms: each arm against the first; only by arm.
     """
 
     earned: list[Earned]
@@ -56,10 +66,12 @@ class OnlineReport:
     policies: Sequence[PolicyInLog] = ()
     duels: Sequence[Duel] = ()
     beside: Sequence[Beside] = ()
+    arms: Sequence[ArmReadout] = ()
 
     def tables(self) -> list[Table]:
         """The figures, and what else there is to tell."""
         more = [
+            (self.arms, readout_table(self.arms)),
             (self.beside, beside_table(self.beside)),
             (self.policies, policies_table(self.policies)),
             (self.duels, duels_table(self.duels)),
@@ -76,15 +88,7 @@ class OnlineReport:
             )
             fault = ": the split or the log is at fault, trust no difference" if self.ratio.mismatch else ""
             told.append(f"split: {seen} (p = {self.ratio.p_value:.2g}){fault}")
-        return told + self._differences()
-
-    def _differences(self) -> list[str]:
-        """Of each arm to the first, for one look."""
-        arms = [e for e in self.earned if e.group] if self.by == "arm" else []
-        return [
-            f"{arm.group} − {arms[0].group}: CTR {_signed(arm.estimates['CTR'] - arms[0].estimates['CTR'])}"
-            for arm in arms[1:]
-        ]
+        return told
 
     def json(self) -> dict[str, Any]:
         """Plain values; an interval that is not known is null."""
@@ -107,6 +111,7 @@ class OnlineReport:
             "policies": [_policy_json(p) for p in self.policies],
             "duels": [{**vars(d), "preferred": _estimate_json(d.preferred)} for d in self.duels],
             "offline_beside_online": [b.json() for b in self.beside],
+            "arms": [_arm_json(arm) for arm in self.arms],
         }
         return told | more | ({} if ratio is None else {"sample_ratio": ratio})
 
@@ -125,6 +130,20 @@ def _policy_json(line: PolicyInLog) -> dict[str, Any]:
         "as_logged": _estimate_json(line.logged),
         "doubts": list(value.warnings),
     }
+
+
+def _arm_json(line: ArmReadout) -> dict[str, Any]:
+    rails = [
+        {"metric": r.metric, "allowed": r.allowed, "interval": _ends(r.difference), "state": r.state}
+        for r in line.guardrails
+    ]
+    told = {**vars(line), "difference": _estimate_json(line.difference), "daily": _ends(line.daily)}
+    return told | {"detectable": _known(line.detectable), "guardrails": rails}
+
+
+def _ends(seen: Interval) -> list[float | None]:
+    """An end that is nowhere is null."""
+    return [end if math.isfinite(end) else None for end in (seen.low, seen.high)]
 
 
 def _estimate_json(estimate: Estimate) -> dict[str, Any]:
@@ -164,6 +183,14 @@ class LoggedHome:
     @cached_property
     def segments(self) -> dict[int, str]:
         return segments_of(self.home, self.snapshot, self.segment)
+
+    def new_people_per_day(self, answers: pl.Expr) -> float:
+        """People of these answers by the days from the first to the last; 0 without any."""
+        rows = self.served.filter(answers & (pl.col("person") != NOBODY))
+        if rows.is_empty():
+            return 0.0
+        first_us, last_us = rows.select(pl.col("time_us").min().alias("a"), pl.col("time_us").max()).row(0)
+        return float(rows["person"].n_unique() / max(1.0, (last_us - first_us) / DAY_US))
 
     def policies(self) -> list[PolicyInLog]:
         """None where no place was explored."""
@@ -225,7 +252,40 @@ def report_of(log: LoggedHome, by: str) -> OnlineReport:
         policies=log.policies(),
         duels=duels(log.served, log.attributed),
         beside=offline_beside_online(log.home, earned, log.k) if by == "release" else [],
+        arms=_arms(log, earned) if by == "arm" else [],
     )
+
+
+def _arms(log: LoggedHome, earned: Sequence[Earned]) -> list[ArmReadout]:
+    """As the running experiment wants it; without one, CTR of all the arms in the log."""
+    running = read_experiment(log.home.root)
+    named = [e for e in earned if e.group]
+    if running is None:
+        return read_out(named)
+    own = {running.label(arm): place for place, arm in enumerate(running.arms)}
+    arms = sorted((e for e in named if e.group in own), key=lambda e: own[e.group])
+    per_day = log.new_people_per_day(pl.col("arm").is_in(list(own))) / max(1, len(running.arms))
+    return read_out(
+        arms,
+        metric=running.metric,
+        effect=running.effect,
+        guardrails={str(name): part for name, part in running.guardrails.items()},
+        new_people_per_day=per_day,
+    )
+
+
+def plan_lines(log: LoggedHome, effect: float, metric: str = "CTR") -> list[str]:
+    """How large an experiment must be that finds this difference, by the people of the log."""
+    groups = log.earned("release", log.served.with_columns(release=pl.lit("all")))
+    per_day = log.new_people_per_day(pl.lit(True))
+    if not groups or not groups[0].estimates[metric].variance > 0:
+        return ["plan: the log holds too little to plan by"]
+    made = plan_from(groups[0].estimates[metric], effect, new_people_per_day=per_day)
+    days = "nobody comes" if made.days is None else f"{made.days:,} days"
+    return [
+        f"plan: a difference of {effect:g} in {metric} takes {made.users_per_arm:,} people in each of two "
+        f"even arms: {days} at {per_day:,.1f} new people a day"
+    ]
 
 
 def _sample_ratio(home: Home, served: pl.DataFrame) -> SampleRatio | None:
@@ -239,8 +299,3 @@ def _sample_ratio(home: Home, served: pl.DataFrame) -> SampleRatio | None:
     )
     counts = people.unique().group_by("arm").len()
     return sample_ratio(running.split, {str(arm): int(count) for arm, count in counts.iter_rows()})
-
-
-def _signed(difference: Estimate) -> str:
-    seen = difference.interval()
-    return f"{seen.mean:+.4f} [{seen.low:+.4f}, {seen.high:+.4f}]"

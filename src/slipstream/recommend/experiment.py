@@ -18,7 +18,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -29,6 +29,7 @@ from slipstream.recommend.exploration import Explore
 from slipstream.recommend.rules import Rules
 
 MOST_ARMS = 10
+Metric = Literal["CTR", "Conversion", "Revenue/1000"]
 MOST_BYTES = 1_000_000
 
 
@@ -96,6 +97,12 @@ class RunningExperiment(Settings):
 
     name: str = Field(min_length=1, max_length=100)
     salt: str = ""
+    metric: Metric = "CTR"
+    """What it is about, in `slipstream report --by arm`."""
+    effect: float | None = Field(default=None, gt=0)
+    """The least difference of the metric that is worth finding; tells how many days are left."""
+    guardrails: dict[Metric, Annotated[float, Field(ge=0, lt=1)]] = Field(default_factory=dict)
+    """The part of the first arm's figure by which another may fall, e.g. {"Revenue/1000": 0.02}."""
     arms: dict[str, Arm] = Field(min_length=1, max_length=MOST_ARMS)
 
     @property
