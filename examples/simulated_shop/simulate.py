@@ -51,7 +51,7 @@ from slipstream.loop.reporting import read_log, report_online
 from slipstream.recommend.experiment import read_experiment
 
 BOUGHT = 0.2
-NEW_A_DAY = 4
+NEW_A_DAY = 6
 LAST_DAYS = 10
 """What the loop came to is measured on."""
 

@@ -18,7 +18,7 @@ TRUST = 0.7
 FOUND = 2.0
 """Items that a person finds by themselves on an average day."""
 DRIFT = 0.02
-"""The part of everybody's taste that a day replaces."""
+"""The part of the people whose taste a day changes: half of them in a month."""
 
 
 @dataclass
@@ -49,8 +49,8 @@ class World:
         return chance
 
     def a_day_passes(self) -> None:
-        fresh = self.draw.dirichlet([0.25] * len(GENRES), len(self.taste))
-        self.taste = (1 - DRIFT) * self.taste + DRIFT * fresh
+        changed = self.draw.random(len(self.taste)) < DRIFT
+        self.taste[changed] = self.draw.dirichlet([0.25] * len(GENRES), int(changed.sum()))
 
     def add_items(self, count: int) -> list[dict[str, Any]]:
         first = len(self.style)

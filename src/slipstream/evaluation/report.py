@@ -45,7 +45,7 @@ th { font-weight: 600; border-bottom-color: var(--soft); }
 td small { color: var(--soft); display: block; font-size: .78em; }
 p.note { color: var(--soft); font-size: .85rem; margin: .2rem 0 1.2rem; }
 pre { background: var(--band); padding: .8rem; overflow-x: auto; font-size: .82rem; }
-svg { font: 11px system-ui, sans-serif; max-width: 100%; height: auto; }
+svg { font: 11px system-ui, sans-serif; max-width: 100%; height: auto; } img { max-width: 100%; }
 svg text { fill: var(--soft); } svg text.name { fill: var(--ink); font-weight: 600; }
 .axis { stroke: var(--line); } .line { stroke: var(--accent); stroke-width: 1.8; fill: none; }
 .bar { stroke: var(--accent); stroke-width: 3; stroke-linecap: round; opacity: .55; }
