@@ -54,14 +54,15 @@ def policies_in_log(choices: pl.DataFrame, popularity: Mapping[str, int]) -> lis
     told = choices.filter(pl.col("pool").list.len() > 0)
     found = []
     for (arm,), rows in sorted(told.group_by("arm"), key=lambda part: str(part[0][0])):
-        guess, pools = _reward_model(rows), _pools(rows)
+        pools, logged = _pools(rows), _logged(rows)
+        rates = _guessed(rows, pools)
         picks = {
             "own": [float(place == 0) for place in pools["place"]],
             "popular": _most_popular(pools, popularity),
             "even": (1 / pools["size"]).to_list(),
         }
         found += [
-            PolicyInLog(str(arm), name, _value(rows, pools, chance, guess), _logged(rows))
+            PolicyInLog(str(arm), name, _value(rows, pools, chance, rates), logged)
             for name, chance in picks.items()
         ]
     return found
@@ -91,37 +92,38 @@ def _folds(rows: pl.DataFrame) -> NDArray[np.int64]:
     return rows["person"].hash(seed=0).to_numpy().astype(np.uint64).astype(np.int64) % FOLDS
 
 
-def _reward_model(rows: pl.DataFrame) -> list[dict[str, float]]:
-    """The guessed reward of each item for the people of each fold, `""` for an item that nobody else met."""
-    fold, guesses = _folds(rows), []
+def _guessed(rows: pl.DataFrame, pools: pl.DataFrame) -> NDArray[np.float64]:
+    """The reward that each line of the pools would bring, by the people of the other fold."""
+    row, fold = pools["row"].to_numpy().astype(np.int64), _folds(rows)
+    rates = np.zeros(pools.height)
     for own in range(FOLDS):
         others = rows.filter(pl.Series(fold != own))
         mean = float(others["reward"].sum()) / max(others.height, 1)
-        rates = others.group_by("item_id").agg(
-            (pl.col("reward").sum() + PRIOR_CHOICES * mean) / (pl.len() + PRIOR_CHOICES)
-        )
-        guesses.append({"": mean, **{str(item): float(rate) for item, rate in rates.iter_rows()}})
-    return guesses
+        rate = (pl.col("reward").sum() + PRIOR_CHOICES * mean) / (pl.len() + PRIOR_CHOICES)
+        known = others.group_by("item_id").agg(rate=rate)
+        found = pools.select("item_id").join(known, on="item_id", how="left", maintain_order="left")
+        lines = fold[row] == own
+        rates[lines] = found["rate"].fill_null(mean).to_numpy()[lines]
+    return rates
 
 
 def _value(
-    rows: pl.DataFrame, pools: pl.DataFrame, chance: Sequence[float], guess: Sequence[Mapping[str, float]]
+    rows: pl.DataFrame, pools: pl.DataFrame, chance: Sequence[float], rates: NDArray[np.float64]
 ) -> PolicyValue:
-    """chance: of each line of the pools, under the policy."""
-    row, fold = pools["row"].to_numpy().astype(np.int64), _folds(rows)
-    likely = np.asarray(chance, np.float64)
-    rates = np.array(
-        [guess[fold[r]].get(i, guess[fold[r]][""]) for r, i in zip(row, pools["item_id"], strict=True)]
-    )
+    """chance: of each line of the pools, under the policy; rates: the guessed reward of each line."""
+    row, likely = pools["row"].to_numpy().astype(np.int64), np.asarray(chance, np.float64)
     shown = (pools["item_id"] == pools["shown"]).to_numpy()
-    per_row = [np.bincount(row, values, minlength=rows.height) for values in (likely * shown, rates * shown)]
+
+    def sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.bincount(row, values, minlength=rows.height).astype(np.float64)
+
     return evaluate_policy(
         rows["reward"],
         rows["propensity"],
-        per_row[0],
+        sums(likely * shown),
         users=rows["person"].to_numpy(),
-        predicted=per_row[1],
-        predicted_target=np.bincount(row, likely * rates, minlength=rows.height),
+        predicted=sums(rates * shown),
+        predicted_target=sums(likely * rates),
     )
 
 
