@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from peers.environment import environment
 from slipstream.cluster.threads import blas_threads
 from slipstream.config import cache_folder, parse_assignments
 from slipstream.dataset.splits import Board
@@ -116,18 +117,11 @@ def race(options: argparse.Namespace) -> None:
 
 
 def peer_environment(place: Path) -> Path:
-    """The Python of the peer's own environment, made where there is none."""
-    python = place / "bin" / "python"
-    check = [str(python), "-c", "from rectools.models import SASRecModel"]
-    if python.exists() and subprocess.run(check, capture_output=True, check=False).returncode == 0:
-        return python
+    """The Python of the peer's own environment, made where there is none (about 1.3 GB)."""
     import torch
 
-    print(f"making the peer's environment in {place} (about 1.3 GB)", flush=True)
-    subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
-    for package in (f"torch=={torch.__version__.partition('+')[0]}", PEER):
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", package], check=True)
-    return python
+    steps = ([f"torch=={torch.__version__.partition('+')[0]}"], [PEER])
+    return environment(place, steps, "from rectools.models import SASRecModel").python
 
 
 def peer_settings(ours: dict[str, Any], assignments: list[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from slipstream.compression.quantization import RUNGS, compressed, pack
 from slipstream.errors import BadInput, CorruptArtifact
 from slipstream.inference.packed_weights import GROUP, Packed, total_bytes
 
-FEW_ITEMS = RUNGS[:4]  # those that a catalogue of any size can have
+FEW_ITEMS = RUNGS[:5]  # those that a catalogue of any size can have
 
 matrices = arrays(
     np.float32,

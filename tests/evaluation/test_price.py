@@ -34,7 +34,7 @@ def test_the_ladder_is_priced_from_a_folder_to_files(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     written = json.loads((tmp_path / "p.json").read_text())
     rungs = {rung["name"]: rung for rung in written["rungs"]}
-    assert [*rungs] == ["float32", "int8_certified", "bf16", "int8", "int4"]
+    assert [*rungs] == ["float32", "int8_certified", "bf16", "int8", "int4", "int4_all"]
     page = (tmp_path / "p.html").read_text()
     for name, rung in rungs.items():
         assert set(rung) == KEYS
@@ -62,9 +62,9 @@ def test_the_ladder_is_priced_from_a_folder_to_files(tmp_path: Path) -> None:
     assert sizes["bf16"] == 2 * DIM
     assert sizes["int8"] == DIM + 4
     assert sizes["int4"] == 16 + 2
-    bytes_ = [rungs[name]["model_bytes"] for name in ("float32", "bf16", "int8", "int4")]
+    bytes_ = [rungs[name]["model_bytes"] for name in ("float32", "bf16", "int8", "int4", "int4_all")]
     assert bytes_ == sorted(bytes_, reverse=True)
-    assert rungs["int4"]["pareto"]
+    assert rungs["int4_all"]["pareto"]
     assert {lever["name"] for lever in written["levers"]} == {"int8 search index", "state of a user"}
 
 

@@ -41,9 +41,10 @@ RUNGS = (
     Rung("bf16", "bfloat16", "bfloat16"),
     Rung("int8", "int8", "int8"),
     Rung("int4", "int4", "int8"),
+    Rung("int4_all", "int4", "int4"),
     Rung("codes", "codes", "int8"),
 )
-"""From the largest to the smallest."""
+"""From the largest to the smallest, where most of a model is its item table."""
 
 
 def left_out(model: Compressible) -> dict[str, str]:
