@@ -58,6 +58,7 @@ def test_a_better_model_goes_live_and_the_record_tells_who_what_and_why(space: W
     assert record.policy["model"] == "item_neighbours"
     cut = record.told("snapshot") or {}
     assert (cut["new_events"], cut["trial_events"], cut["events"]) == (600, 120, 1080)
+    assert re.fullmatch("[0-9a-f]{12}", cut["snapshot"])  # which data: the same events give the same mark
     found = record.told("trial") or {}
     assert found["difference"]["low"] > 0.1
     assert found["candidate"]["ndcg"] > 3 * found["live"]["ndcg"]
@@ -293,13 +294,12 @@ def test_a_control_arm_answers_in_the_same_hours(space: Workspace, taken: float)
         assert re.search(r"CTR 0\.010\d against 0\.0[45]\d+ of first", record.why)
 
 
-def test_an_experiment_of_the_home_is_left_alone_by_a_watch(space: Workspace) -> None:
-    (space.home.root / EXPERIMENT_FILE).write_text('{"name": "own", "arms": {"a": {}, "b": {}}}')
+@pytest.mark.parametrize("content", ['{"name": "own", "arms": {"a": {}, "b": {}}}', '{"name": "half'])
+def test_an_experiment_of_the_home_is_left_alone_by_a_watch(space: Workspace, content: str) -> None:
+    (space.home.root / EXPERIMENT_FILE).write_text(content)
     record = run(space, policy(watch={"minutes": 0.001, "control": 0.3}))
     assert record.outcome == "promoted"
-    running = read_experiment(space.home.root)
-    assert running is not None
-    assert running.name == "own"
+    assert (space.home.root / EXPERIMENT_FILE).read_text() == content
 
 
 def test_the_trial_may_leave_out_what_recommendations_led_to(space: Workspace) -> None:
@@ -338,7 +338,11 @@ def test_older_releases_of_cycles_go_and_those_made_by_hand_stay(space: Workspac
         space.ingest(more)
         names.append(run(space, policy(ndcg={"above": -2}, data={"events": 1, "users": 2}, keep=2)).name)
     assert [r.name for r in list_releases(space.home)] == [names[3], names[2], "first"]
-    assert len(journal.records(space.home)) == 4  # the records stay
+    (space.home.root / EXPERIMENT_FILE).write_text('{"name": "half')  # it may name any of them
+    space.ingest(cycle_world.events(0, 5, seed=80).with_columns(pl.col("time") + 80 * cycle_world.STEP_S))
+    run(space, policy(ndcg={"above": -2}, data={"events": 1, "users": 2}, keep=2))
+    assert len(list_releases(space.home)) == 4
+    assert len(journal.records(space.home)) == 5  # the records stay
 
 
 def test_the_command_line(space: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

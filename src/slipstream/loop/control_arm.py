@@ -8,9 +8,11 @@ before.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from slipstream.artifacts import replace_text
+from slipstream.errors import ConfigError
 from slipstream.recommend.experiment import EXPERIMENT_FILE, RunningExperiment, read_experiment
 
 if TYPE_CHECKING:
@@ -25,8 +27,11 @@ def _experiment(name: str, earlier: str, share: float) -> RunningExperiment:
 
 
 def begin(home: Home, name: str, earlier: str, share: float) -> RunningExperiment | None:
-    """The experiment of this watch, written where it is not there yet; None where another one runs."""
-    running = read_experiment(home.root)
+    """The experiment of this watch, written where it is not there yet; None where there is another file."""
+    try:
+        running = read_experiment(home.root)
+    except ConfigError:  # somebody is writing one by hand
+        return None
     wanted = _experiment(name, earlier, share)
     if running is None:
         text = json.dumps(wanted.model_dump(exclude_defaults=True), ensure_ascii=False, indent=1)
@@ -37,6 +42,7 @@ def begin(home: Home, name: str, earlier: str, share: float) -> RunningExperimen
 
 def end(home: Home, name: str) -> None:
     """Remove the experiment of this watch, if it is the one that runs."""
-    running = read_experiment(home.root)
-    if running is not None and running.name == f"watch {name}":
-        (home.root / EXPERIMENT_FILE).unlink(missing_ok=True)
+    with suppress(ConfigError):  # what cannot be read is not ours
+        running = read_experiment(home.root)
+        if running is not None and running.name == f"watch {name}":
+            (home.root / EXPERIMENT_FILE).unlink(missing_ok=True)

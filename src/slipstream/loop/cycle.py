@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from slipstream.artifacts import MANIFEST, holding
 from slipstream.config import Home
-from slipstream.errors import NotThere, SlipstreamError, Unavailable, UsageError
+from slipstream.errors import ConfigError, NotThere, SlipstreamError, Unavailable, UsageError
 from slipstream.events.forgetting import forgotten_since
 from slipstream.loop import control_arm, journal
 from slipstream.loop.cycle_steps import STEPS, Cycle
@@ -114,11 +114,13 @@ def _tidy(home: Home, keep: int) -> None:
     for record in finished:
         shutil.rmtree(journal.work_home(home, record).made, ignore_errors=True)
     own = {record.name for record in finished}
-    needed: set[str] = set()
-    with suppress(SlipstreamError):
-        needed = set(succession(promotions(home.releases))[-2:])
+    try:
         running = read_experiment(home.root)
-        needed |= running.releases() if running is not None else set()
+    except ConfigError:  # nobody can tell which releases its arms need
+        return
+    needed = running.releases() if running is not None else set()
+    with suppress(SlipstreamError):
+        needed |= set(succession(promotions(home.releases))[-2:])
     for listed in list_releases(home)[keep:]:
         if listed.name in own - needed:
             shutil.rmtree(home.releases / listed.name, ignore_errors=True)

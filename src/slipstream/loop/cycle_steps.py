@@ -32,7 +32,7 @@ from slipstream.loop.exporting import known_edges
 from slipstream.loop.gate import Check, Evidence, Verdict, enough_events, judge
 from slipstream.loop.home_lock import writing_home
 from slipstream.loop.journal import Record
-from slipstream.loop.learning import train
+from slipstream.loop.learning import snapshot_mark, train
 from slipstream.loop.narrator import Narrator
 from slipstream.loop.policy import Policy
 from slipstream.loop.preparing import prepare
@@ -98,7 +98,8 @@ def _snapshot(cycle: Cycle) -> Told:
     cycle.narrator.line(
         f"{new:,} new events; {made.events:,} to learn from, the newest {told['trial_events']:,} to ask"
     )
-    return told | {"users": made.users, "items": made.items, "events": made.events}
+    sizes = {"users": made.users, "items": made.items, "events": made.events}
+    return told | sizes | {"snapshot": snapshot_mark(cycle.work)}
 
 
 def _event_times(home: Home) -> NDArray[np.int64]:
