@@ -65,7 +65,10 @@ def test_the_ladder_is_priced_from_a_folder_to_files(tmp_path: Path) -> None:
     bytes_ = [rungs[name]["model_bytes"] for name in ("float32", "bf16", "int8", "int4", "int4_all")]
     assert bytes_ == sorted(bytes_, reverse=True)
     assert rungs["int4_all"]["pareto"]
-    assert {lever["name"] for lever in written["levers"]} == {"int8 search index", "state of a user"}
+    levers = {lever["name"]: lever for lever in written["levers"]}
+    assert [*levers] == ["int8 search index", "state of a user", "answers in batches", "lists made before"]
+    assert all(lever["on_us"] > 0 and lever["off_us"] > 0 and lever["bytes"] > 0 for lever in levers.values())
+    assert levers["lists made before"]["bytes"] == 10 * (4 + 4)
 
 
 def test_a_model_without_such_weights_is_refused_before_anything_is_read(tmp_path: Path) -> None:

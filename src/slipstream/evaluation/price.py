@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from slipstream.cluster.threads import blas_threads
 from slipstream.compression.quantization import left_out
 from slipstream.config import Progress, silent, thread_count
@@ -19,6 +22,7 @@ from slipstream.evaluation.stages import Stopwatch
 from slipstream.evaluation.trial import Run, settings_for
 from slipstream.models.recommender import Compressible, FitContext
 from slipstream.models.registry import model_type
+from slipstream.recommend.ranking import excluded_mask
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,49 @@ def _levers(rungs: list[Served], queries: Queries) -> tuple[Lever, ...]:
             "int8 search index", micros(searched.scan), micros(plain.scan), searched.index.nbytes, "release"
         ),
         Lever("state of a user", micros(plain.step), micros(whole), state, "user"),
+        _together(searched, queries),
+        _made_before(searched, asked),
+    )
+
+
+TOGETHER, ROUNDS = 64, 5
+
+
+def _together(served: Served, queries: Queries) -> Lever:
+    """Answers from the whole history, of one user: asked with others, or alone. Medians over some rounds.
+
+    The bytes are of what is held for each of them at once: the items that the history takes out.
+    """
+    part = queries.part(0, min(TOGETHER, len(queries)))
+    alone = [part.part(q, q + 1) for q in range(len(part))]
+
+    def answer(some: Queries) -> None:
+        excluded = excluded_mask(some, served.index.items, repeat=False)
+        served.index.search(served.model.query_vectors(some), K, excluded=excluded)
+
+    def one_by_one(_: Queries) -> None:
+        for query in alone:
+            answer(query)
+
+    answer(part)  # caches are warm for both
+    both = [[_spent(work, part) // len(part) for _ in range(ROUNDS)] for work in (answer, one_by_one)]
+    return Lever("answers in batches", micros(both[0]), micros(both[1]), served.index.items, "user, at once")
+
+
+def _made_before(served: Served, asked: list[Queries]) -> Lever:
+    """A list that was kept, against making it: it is as old as its making, whatever happened since."""
+    kept: dict[int, tuple[NDArray[np.int32], NDArray[np.float32]]] = {}
+    for number, query in enumerate(asked):
+        excluded = excluded_mask(query, served.index.items, repeat=False)
+        items, scores = served.index.search(served.model.query_vectors(query), K, excluded=excluded)
+        kept[number] = items[0], scores[0]
+    looked_up = []
+    for number in kept:
+        began = time.process_time_ns()
+        items, scores = kept[number][0].copy(), kept[number][1].copy()
+        looked_up.append(time.process_time_ns() - began)
+    return Lever(
+        "lists made before", micros(looked_up), micros(served.answer), items.nbytes + scores.nbytes, "user"
     )
 
 
