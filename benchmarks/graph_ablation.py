@@ -41,6 +41,7 @@ from slipstream.models.registry import model_type
 from slipstream.recommend.ranking import rank
 
 Values = NDArray[np.float64]
+GRAPHS = ("none", "shuffled", "full")
 OTHERS = ("none", "shuffled", "degree")
 BEGIN, END = "<!-- begin: made by benchmarks/graph_ablation.py -->", "<!-- end of the graph -->"
 
@@ -50,6 +51,8 @@ def main() -> None:
     if options.tables is not None:
         write_tables(options.tables, options.write)
         return
+    if "full" not in options.graphs:
+        sys.exit("--graphs must name full: the others stand beside it")
     if options.data is None:
         sys.exit("--data FOLDER measures, --tables FOLDER shows what was measured")
     print(f"command: python {' '.join(sys.argv)}")
@@ -59,7 +62,7 @@ def main() -> None:
     folder = read_folder(options.data)
     found: dict[str, Values] = {}
     with blas_threads():
-        for name in ("none", "shuffled", "full"):
+        for name in options.graphs:
             start = time.process_time()
             arena = _arena(folder, options.board, name, options.seed)
             found[name] = _of_model(arena, options.model, options.seed, test=options.test)
@@ -70,7 +73,7 @@ def main() -> None:
         interval = bootstrap_interval(values)
         print(f"  {name:9} {interval.mean:.4f} [{interval.low:.4f}, {interval.high:.4f}]")
     full = float(np.nanmean(found["full"]))
-    gaps = {name: paired_interval(found["full"], found[name]) for name in OTHERS}
+    gaps = {name: paired_interval(found["full"], found[name]) for name in OTHERS if name in found}
     for name, gap in gaps.items():
         mean = float(np.nanmean(found[name]))
         ratio = f"{full / mean:.2f} times" if mean > 0 else "it says nothing"
@@ -86,6 +89,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", default="path_reasoner")
     parser.add_argument("--test", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--graphs", nargs="+", choices=GRAPHS, default=GRAPHS, help="full must be one")
     parser.add_argument("--json", type=Path, help="keep the figures in this file")
     parser.add_argument("--tables", type=Path, help="a folder of such files")
     parser.add_argument("--write", type=Path, help="put their table between the marks of this page")
@@ -114,9 +118,9 @@ def table_of(kept: list[dict[str, Any]]) -> Table:
     for one in kept:
         figures = {name: Interval(**value) for name, value in one["ndcg"].items()}
         gaps = {name: Interval(**value) for name, value in one["full minus"].items()}
-        cells = [Figure(figures[name].mean, figures[name]) for name in ("none", "shuffled", "degree", "full")]
-        worth = [Figure(gaps[name].mean, gaps[name]) for name in ("none", "shuffled")]
-        verdict = "yes" if gaps["shuffled"].low > 0 else "no" if gaps["shuffled"].high < 0 else "not shown"
+        cells = [_figure(figures.get(name)) for name in ("none", "shuffled", "degree", "full")]
+        worth = [_figure(gaps.get(name)) for name in ("none", "shuffled")]
+        verdict = _verdict(gaps.get("shuffled"))
         name = f"{one['data']}, {one['board']} ({one['part']}, {one['users']:,} users)"
         rows.append((name, *cells, *worth, verdict))
     columns = (
@@ -131,6 +135,21 @@ def table_of(kept: list[dict[str, Any]]) -> Table:
         "catalogue columns left out; differences paired over users; it helps where the interval beside shuffled"
         " lies above 0",
     )
+
+
+def _left_out(one: dict[str, Any]) -> str:
+    kept = [name for name in GRAPHS if name in one["ndcg"]]
+    return "" if len(kept) == len(GRAPHS) else " --graphs " + " ".join(kept)
+
+
+def _figure(interval: Interval | None) -> Cell:
+    return "–" if interval is None else Figure(interval.mean, interval)
+
+
+def _verdict(gap: Interval | None) -> str:
+    if gap is None or not gap.excludes_zero:
+        return "not shown"
+    return "yes" if gap.low > 0 else "no"
 
 
 def write_tables(folder: Path, page: Path | None) -> None:
@@ -151,7 +170,7 @@ def write_tables(folder: Path, page: Path | None) -> None:
         test = " --test" if one["part"] == "test" else ""
         lines.append(
             f"python benchmarks/graph_ablation.py --data {one['data']} --board {one['board']}"
-            f" --model {one['model']} --seed {one['seed']}{test}"
+            f" --model {one['model']} --seed {one['seed']}{test}{_left_out(one)}"
         )
     commands = "\n".join([*lines, "```"])
     replace_text(page, f"{before}{BEGIN}\n\n{made}\n{commands}\n\n{END}{after}")
