@@ -8,7 +8,10 @@ from pydantic import Field, model_validator
 
 from slipstream.config import OneOf, Range, Settings, Space, fingerprint_of, with_overrides
 
-ADDED = ("body", "residual", "calibration", "ema", "neighbour_share", "neighbours", "people", "code_epochs")
+ADDED = (
+    *("body", "residual", "calibration", "ema", "neighbour_share", "neighbours", "people"),
+    *("code_epochs", "graph_content"),
+)
 """Settings younger than the first saved models. At their defaults they change no number, so they stay out of
 the fingerprint: checkpoints and models from before keep theirs."""
 
