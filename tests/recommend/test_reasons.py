@@ -8,10 +8,13 @@ import film_world
 import numpy as np
 import pytest
 from film_world import CoCounts, with_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from slipstream.models.recommender import Hop
 from slipstream.recommend.live_users import LiveUsers, UserState
 from slipstream.recommend.pipeline import Pipeline, Request
+from slipstream.recommend.reasons import Reasons
 from slipstream.recommend.release import PipelineSettings, Release
 from slipstream.recommend.slate import Reason
 from slipstream.recommend.wording import Wording
@@ -203,6 +206,42 @@ def test_contributions_that_are_not_numbers_carry_nothing(tmp_path: Path) -> Non
     release = with_model(film_world.release(tmp_path), model)
     slate = Pipeline(release).recommend(Request(history=["f0"], explain=True))
     assert all(item.reasons == () for item in slate.items)
+
+
+parts_of_a_score = st.sampled_from([0.0, -1.0, 0.004, 0.5, 1.0, 3.0, float("nan"), float("inf")])
+
+
+@settings(max_examples=60)
+@given(
+    history=st.lists(st.sampled_from(["f0", "f1", "f2", "gone"]), min_size=1, max_size=6),
+    rows=st.lists(st.lists(parts_of_a_score, min_size=6, max_size=6), min_size=1, max_size=3),
+    limit=st.integers(0, 4),
+)
+def test_the_reasons_of_a_slate_are_those_of_each_item_counted_by_hand(
+    history: list[str], rows: list[list[float]], limit: int
+) -> None:
+    known = [item for item in history if item != "gone"]
+    carried = np.array(rows, np.float32)[:, : len(known)]
+    kinds = tuple("buy" if n % 2 else "watch" for n in range(len(history)))
+    numbers = np.array([-1 if item == "gone" else int(item[1:]) for item in history], np.int32)
+    user = UserState("u", -1, tuple(history), numbers, kinds)
+    found = Reasons(None, None, np.zeros(3, np.int32), words())._history(carried, user, limit)
+    latest = dict(zip(history, kinds, strict=True))
+    carries = ((carried > 0) & np.isfinite(carried)).any(axis=0)
+    carrying = [item for item, some in zip(known, carries, strict=True) if some]
+    for parts, reasons in zip(carried.tolist(), found, strict=True):
+        by_item = dict.fromkeys(carrying, 0.0)  # equals stay in this order
+        for item, part in zip(known, parts, strict=True):
+            if 0 < part < float("inf"):
+                by_item[item] += part
+        total = sum(by_item.values())
+        best = sorted(by_item.items(), key=lambda pair: -pair[1])[:limit]
+        expected = [
+            (words().history(item, latest[item]), pytest.approx(part / total))
+            for item, part in best
+            if 0 < part >= 0.01 * total
+        ]
+        assert [(reason.text, reason.share) for reason in reasons] == expected
 
 
 def test_chinese_is_a_setting(tmp_path: Path) -> None:
