@@ -22,7 +22,7 @@ from slipstream.evaluation.trial import run_trial
 from slipstream.evaluation.tuning import Tuned, tune
 from slipstream.models.registry import model_names, model_type
 
-SEARCHED = ("bilinear", "neumf", "ease", "ials", "item_neighbours", "transformer", "path_reasoner")
+SEARCHED = ("bilinear", "neumf", "ease", "ials", "item_neighbours", "transformer", "student", "path_reasoner")
 
 
 @pytest.fixture(scope="module")
