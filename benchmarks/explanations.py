@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.cluster.threads import blas_threads
-from slipstream.dataset.queries import Queries
+from slipstream.dataset.queries import Queries, excluded_mask
 from slipstream.evaluation.arena import Arena, open_arenas
 from slipstream.evaluation.intervals import paired_interval
 from slipstream.inference.retriever import top_k
@@ -34,7 +34,6 @@ from slipstream.models.kg.path_reasoner import VISITOR, PathReasoner
 from slipstream.models.path_reasoning.legs import EdgeLeg
 from slipstream.models.path_reasoning.search import STRAIGHT, Found, best_paths
 from slipstream.models.recommender import FitContext, PathReason, refit
-from slipstream.models.validation import seen_mask
 
 SHOWN, NEAREST, EVERY = 3, 5, 1_000_000
 Floats = NDArray[np.float64]
@@ -102,7 +101,7 @@ def _looked_at(arena: Arena, model: PathReasoner, again: PathReasoner, people: i
     for row in np.sort(rng.permutation(len(test.queries))[:people]).tolist():
         query = test.queries.part(row, row + 1)
         scores = model.score(query)
-        excluded = seen_mask(query, scores.shape[1])
+        excluded = excluded_mask(query, scores.shape[1], repeat=False)
         if arena.board.candidates is not None:
             excluded |= ~arena.board.candidates
         items = [int(i) for i in top_k(scores, 10, excluded=excluded)[0][0] if i >= 0]

@@ -26,7 +26,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from slipstream.dataset.queries import Queries, query_of
+from slipstream.dataset.queries import Queries, excluded_mask, query_of
 from slipstream.evaluation.arena import Arena, open_arenas
 from slipstream.graph.path_sums import PathSums
 from slipstream.graph.paths import best_paths
@@ -35,7 +35,6 @@ from slipstream.inference.retriever import top_k
 from slipstream.kernels import in_use
 from slipstream.models.kg.path_reasoner import PathReasoner
 from slipstream.models.recommender import FitContext
-from slipstream.models.validation import seen_mask
 
 Floats = NDArray[np.float64]
 
@@ -79,7 +78,7 @@ def _one_by_one(model: PathReasoner, queries: Queries, chosen: NDArray[np.int64]
         model.score(other)  # another question in between: nothing is laid out
         start = time.process_time()
         scores = model.score(query)
-        items, _ = top_k(scores, 10, excluded=seen_mask(query, scores.shape[1]))
+        items, _ = top_k(scores, 10, excluded=excluded_mask(query, scores.shape[1], repeat=False))
         scored = time.process_time()
         model.paths_to(query, items[0].tolist(), 3)
         whole.append(time.process_time() - start)

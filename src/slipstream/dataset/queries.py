@@ -48,6 +48,17 @@ class Queries:
             now_us=None if self.now_us is None else self.now_us[start:stop],
         )
 
+    def select(self, chosen: NDArray[np.int64]) -> Queries:
+        """Some queries, in the given order (copies)."""
+        offsets, event = _runs(self.offsets, chosen)
+        return Queries(
+            user=self.user[chosen],
+            offsets=offsets,
+            item=self.item[event],
+            time_us=None if self.time_us is None else self.time_us[event],
+            now_us=None if self.now_us is None else self.now_us[chosen],
+        )
+
     def batches(self, size: int) -> Iterator[tuple[int, Queries]]:
         """(first query number, part) for parts of at most `size` queries."""
         for start in range(0, len(self), size):
@@ -71,6 +82,15 @@ def queries_of(
         time_us=None if snapshot.time_us is None else np.asarray(snapshot.time_us[index]),
         now_us=now_us,
     )
+
+
+def excluded_mask(queries: Queries, item_count: int, *, repeat: bool) -> NDArray[np.bool_]:
+    """[Q, I], True where the query's history holds the item (nowhere if `repeat`)."""
+    excluded = np.zeros((len(queries), item_count), bool)
+    if not repeat:
+        known = (queries.item >= 0) & (queries.item < item_count)
+        excluded[queries.rows()[known], queries.item[known]] = True
+    return excluded
 
 
 def query_of(
@@ -107,3 +127,18 @@ class Holdout:
 
     def targets(self, query: int) -> NDArray[np.int32]:
         return self.target[self.offsets[query] : self.offsets[query + 1]]
+
+    def select(self, chosen: NDArray[np.int64]) -> Holdout:
+        """Some queries with their targets, in the given order (copies)."""
+        offsets, place = _runs(self.offsets, chosen)
+        return Holdout(self.queries.select(chosen), offsets, self.target[place], self.repeat)
+
+
+def _runs(
+    offsets: NDArray[np.int64], chosen: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The runs `chosen` of a ragged array: their offsets, and the places of their values."""
+    lengths = np.diff(offsets)[chosen]
+    ends = np.zeros(len(chosen) + 1, np.int64)
+    np.cumsum(lengths, out=ends[1:])
+    return ends, np.arange(ends[-1]) + np.repeat(offsets[:-1][chosen] - ends[:-1], lengths)

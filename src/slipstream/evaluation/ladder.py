@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from slipstream.artifacts import open_artifact, writing
 from slipstream.compression.quantization import RUNGS, left_out, packed_for
-from slipstream.dataset.queries import Holdout, Queries
+from slipstream.dataset.queries import Holdout, Queries, excluded_mask
 from slipstream.dataset.vocabulary import Vocabulary
 from slipstream.errors import UsageError
 from slipstream.evaluation.intervals import Interval, paired_interval
@@ -27,7 +27,7 @@ from slipstream.inference.item_index import ItemIndex
 from slipstream.inference.packed_weights import total_bytes
 from slipstream.models.recommender import Compressible
 from slipstream.models.registry import save_model
-from slipstream.recommend.ranking import BATCH, excluded_mask
+from slipstream.recommend.ranking import BATCH
 
 K = 10
 TIMED_USERS = 200

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from slipstream.cluster.threads import blas_threads
 from slipstream.compression.quantization import left_out
 from slipstream.config import Progress, silent, thread_count
-from slipstream.dataset.queries import Queries
+from slipstream.dataset.queries import Queries, excluded_mask
 from slipstream.errors import UsageError
 from slipstream.evaluation.arena import open_arenas
 from slipstream.evaluation.ladder import Asked, K, Priced, Served, ladder, measured, micros, timed
@@ -22,7 +22,6 @@ from slipstream.evaluation.stages import Stopwatch
 from slipstream.evaluation.trial import Run, settings_for
 from slipstream.models.recommender import Compressible, FitContext
 from slipstream.models.registry import model_type
-from slipstream.recommend.ranking import excluded_mask
 
 
 @dataclass(frozen=True)

@@ -61,9 +61,8 @@ class Trained:
 def training_data(home: Home, seed: int = 0, goal: str | None = None) -> tuple[Snapshot, TrainingData]:
     """(the whole snapshot, what a model trains on while its settings are chosen)."""
     snapshot = Snapshot.open(home.snapshot)
-    repeat = (
-        goal is not None or read_rules(home.root).come_again
-    )  # what was only looked at can still be bought
+    # what was only looked at can still be bought
+    repeat = goal is not None or read_rules(home.root).come_again
     train, validation = hold_out_last(snapshot, seed=seed, goal=goal, repeat=repeat)
     data = TrainingData(
         train,

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from slipstream.dataset.queries import Holdout, Queries
+from slipstream.dataset.queries import Holdout, Queries, excluded_mask
 from slipstream.inference.retriever import top_k
 from slipstream.models.fusion_gates import FACTORS, WORTH_IT, Gate, history_steps
 from slipstream.models.recommender import Recommender, ScoreMatrix
-from slipstream.models.validation import seen_mask, target_mask
+from slipstream.models.validation import target_mask
 
 STEPS = (0.0, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.45, 0.7, 1.0, 1.5, 2.2, 3.3)
 """Weights that are tried; the best single member starts at 1."""
@@ -29,7 +29,7 @@ def standardised(scores: ScoreMatrix, queries: Queries) -> ScoreMatrix:
     A row whose finite scores are all equal becomes 0: it prefers nothing. What is not finite becomes NaN.
     """
     finite = np.isfinite(scores)
-    counted = finite & ~seen_mask(queries, scores.shape[1])
+    counted = finite & ~excluded_mask(queries, scores.shape[1], repeat=False)
     number = np.maximum(counted.sum(axis=1, keepdims=True), 1)
     mean = np.where(counted, scores, 0.0).sum(axis=1, keepdims=True, dtype=np.float64) / number
     centred = np.where(finite, scores, 0.0) - mean
@@ -79,7 +79,7 @@ class Bench:
                 [standardised(member.score(part), part) for member in members]
             )  # [members, B, I]
             wanted = target_mask(holdout, start, start + len(part), items)
-            blocked = np.zeros_like(wanted) if holdout.repeat else seen_mask(part, items)
+            blocked = excluded_mask(part, items, repeat=holdout.repeat)
             steps = np.zeros(items, np.int8) if item_step is None else item_step
             histories = history_steps(np.diff(part.offsets))
             batches.append(_narrow(scores, wanted, blocked, candidates, histories, steps))

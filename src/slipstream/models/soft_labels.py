@@ -18,12 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.config import Progress, silent
-from slipstream.dataset.queries import Queries
+from slipstream.dataset.queries import Queries, excluded_mask
 from slipstream.dataset.snapshot import Snapshot
 from slipstream.inference.retriever import top_k
 from slipstream.models.fusion_weights import standardised
 from slipstream.models.recommender import Recommender
-from slipstream.models.validation import seen_mask
 from slipstream.randomness import generator
 from slipstream.training.packing import SoftLabels
 
@@ -63,7 +62,7 @@ def soft_labels(
         part = slice(start, start + batch)
         queries = _histories_until(train, event[part], timed=asking.timed)
         scores = standardised(teacher.score(queries), queries)
-        barred = ~known if asking.repeat else seen_mask(queries, scores.shape[1]) | ~known
+        barred = excluded_mask(queries, scores.shape[1], repeat=asking.repeat) | ~known
         best, value = top_k(scores, asking.top, excluded=barred)
         item[part] = np.maximum(best, 0)
         weight[part] = _shares(value, asking.temperature)

@@ -13,14 +13,13 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from slipstream.dataset.queries import Holdout, Queries
+from slipstream.dataset.queries import Holdout, Queries, excluded_mask
 from slipstream.inference.retriever import top_k
 from slipstream.randomness import generator
 
 BATCH = 512
 
 Choice = TypeVar("Choice")
-Value = TypeVar("Value", bound=np.generic)
 
 
 def validation_ndcg(
@@ -52,7 +51,7 @@ def batch_ndcg(
     part = holdout.queries.part(start, stop)
     wanted = target_mask(holdout, start, stop, scores.shape[1])
     targets = wanted.sum(axis=1)
-    excluded = np.zeros_like(wanted) if holdout.repeat else seen_mask(part, scores.shape[1])
+    excluded = excluded_mask(part, scores.shape[1], repeat=holdout.repeat)
     if targets.size and targets.max() == 1 == targets.min():
         return _single_target_ndcg(scores, excluded, wanted.argmax(axis=1), k)
     found, _ = top_k(scores, k, excluded=excluded)
@@ -79,14 +78,6 @@ def _single_target_ndcg(
     return np.where(lost, 0.0, gain)
 
 
-def seen_mask(queries: Queries, items: int) -> NDArray[np.bool_]:
-    """[Q, items], True where the item is in the query's history. UNKNOWN items mark nothing."""
-    mask = np.zeros((len(queries), items), bool)
-    known = queries.item >= 0
-    mask[queries.rows()[known], queries.item[known]] = True
-    return mask
-
-
 def target_mask(holdout: Holdout, start: int, stop: int, items: int) -> NDArray[np.bool_]:
     """[stop - start, items], True at the targets of queries start to stop."""
     mask = np.zeros((stop - start, items), bool)
@@ -100,28 +91,7 @@ def sample_holdout(holdout: Holdout, limit: int, seed: int) -> Holdout:
     if len(holdout) <= limit:
         return holdout
     chosen = np.sort(generator(seed, "validation sample").choice(len(holdout), limit, replace=False))
-    offsets, target = _gather(holdout.offsets, chosen, holdout.target)
-    asked = holdout.queries
-    history, item = _gather(asked.offsets, chosen, asked.item)
-    queries = Queries(
-        user=asked.user[chosen],
-        offsets=history,
-        item=item,
-        time_us=None if asked.time_us is None else _gather(asked.offsets, chosen, asked.time_us)[1],
-        now_us=None if asked.now_us is None else asked.now_us[chosen],
-    )
-    return Holdout(queries, offsets, target, holdout.repeat)
-
-
-def _gather(
-    offsets: NDArray[np.int64], chosen: NDArray[np.int64], values: NDArray[Value]
-) -> tuple[NDArray[np.int64], NDArray[Value]]:
-    """The runs `chosen` of a ragged array: their offsets and their values."""
-    lengths = np.diff(offsets)[chosen]
-    ends = np.zeros(len(chosen) + 1, np.int64)
-    np.cumsum(lengths, out=ends[1:])
-    index = np.arange(ends[-1]) - np.repeat(ends[:-1] - offsets[:-1][chosen], lengths)
-    return ends, values[index]
+    return holdout.select(chosen)
 
 
 def best_of(choices: Iterable[Choice], value: Callable[[Choice], float]) -> tuple[Choice, float]:

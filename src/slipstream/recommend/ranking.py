@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from slipstream.dataset.queries import Queries
+from slipstream.dataset.queries import Queries, excluded_mask
 from slipstream.inference.item_index import ItemIndex
 from slipstream.inference.retriever import NOTHING, top_k
 from slipstream.models.recommender import Embeds, Recommender
@@ -69,12 +69,3 @@ class VectorRanking:
         if self._biased:
             states = np.column_stack([states, np.ones(len(states), np.float32)])
         return self._index.search(states, k, excluded=~candidates)
-
-
-def excluded_mask(queries: Queries, item_count: int, *, repeat: bool) -> NDArray[np.bool_]:
-    """[Q, I], True where the query's history holds the item (nowhere if `repeat`)."""
-    excluded = np.zeros((len(queries), item_count), bool)
-    if not repeat:
-        known = (queries.item >= 0) & (queries.item < item_count)
-        excluded[queries.rows()[known], queries.item[known]] = True
-    return excluded

@@ -100,35 +100,7 @@ def _holdout(
 def with_targets(holdout: Holdout, most: int) -> Holdout:
     """At most `most` queries, those that have targets."""
     rows = np.flatnonzero(np.diff(holdout.offsets) > 0)[:most]
-    return select(holdout, rows)
-
-
-def select(holdout: Holdout, rows: NDArray[np.int64]) -> Holdout:
-    """Some queries of a holdout, in the given order."""
-    queries = holdout.queries
-    history, offsets = _slices(queries.offsets, rows)
-    target, target_offsets = _slices(holdout.offsets, rows)
-    return Holdout(
-        Queries(
-            user=queries.user[rows],
-            offsets=offsets,
-            item=queries.item[history],
-            time_us=None if queries.time_us is None else queries.time_us[history],
-            now_us=None if queries.now_us is None else queries.now_us[rows],
-        ),
-        target_offsets,
-        holdout.target[target],
-        holdout.repeat,
-    )
-
-
-def _slices(
-    offsets: NDArray[np.int64], rows: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    lengths = offsets[rows + 1] - offsets[rows]
-    result = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum(lengths, out=result[1:])
-    return np.arange(result[-1]) + np.repeat(offsets[rows] - result[:-1], lengths), result
+    return holdout.select(rows)
 
 
 @dataclass(frozen=True)
