@@ -39,7 +39,7 @@ def test_groceries_repeat_what_was_bought() -> None:
 @pytest.mark.slow
 def test_the_simulated_shop_learns_over_http_and_no_planted_model_stays() -> None:
     program = Path(__file__).parents[2] / "examples" / "simulated_shop" / "simulate.py"
-    command = [sys.executable, str(program), "--days", "12", "--people", "150"]
+    command = [sys.executable, str(program), "--days", "12", "--people", "400"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "cycle with item_neighbours: promoted" in done.stdout
