@@ -18,6 +18,7 @@ from slipstream.graph.construction import build, catalogue_facts, triple_facts, 
 from slipstream.graph.linked_graph import LinkedGraph, join
 from slipstream.models.kg.path_reasoner import MODEL, VISITOR, PathReasoner
 from slipstream.models.path_reasoning.attention import attention
+from slipstream.models.path_reasoning.fitting import fit_reasoner
 from slipstream.models.path_reasoning.learning import (
     Candidates,
     asked_for_new,
@@ -398,8 +399,8 @@ def queries_with(count: int) -> Queries:
     return Queries(np.full(count, -1, np.int32), np.zeros(count + 1, np.int64), np.zeros(0, np.int32))
 
 
-def test_how_far_a_facts_degree_counts_is_chosen_by_the_lists_of_new_items() -> None:
-    """New films are asked for by rare tags, common ones mislead: the steepest exponent must win."""
+def _clubs() -> TrainingData:
+    """New films are asked for by the rare tag of their club; forty common tags of each mislead."""
     rng = np.random.default_rng(0)
     clubs, per = 10, 8
     names = [f"i{n:03d}" for n in range(clubs * per)] + [f"new{c}" for c in range(clubs)]
@@ -421,10 +422,29 @@ def test_how_far_a_facts_degree_counts_is_chosen_by_the_lists_of_new_items() -> 
     queries = queries_of(train, np.arange(150))
     target = np.array([train.items.number(f"new{u % clubs}") for u in range(150)], np.int32)
     asked = Holdout(queries, np.arange(151), target)
-    model = PathReasoner.fit(
-        TrainingData(train, validation=asked, graph=graph), PathReasonerSettings(), FitContext(seed=1)
-    )
+    return TrainingData(train, validation=asked, graph=graph)
+
+
+def test_how_far_a_facts_degree_counts_is_chosen_by_the_lists_of_new_items() -> None:
+    model = PathReasoner.fit(_clubs(), PathReasonerSettings(), FitContext(seed=1))
     tried = model.report.notes["cold tried"]
-    assert model.settings.model_dump()["degree_exponent"] == 1.0
+    assert model.settings.model_dump()["cold_degree_exponent"] == 1.0
     assert tried[2] == max(tried)
     assert tried[1] < tried[0]
+
+
+def test_into_a_new_item_the_degree_counts_by_the_exponent_of_new_items() -> None:
+    """Where facts of items with events count nothing, only the exponent of new items is left."""
+    settings = PathReasonerSettings(
+        degree_exponent=0.0, cold_degree_exponent=1.5, facts_factor=0.0, similar_factor=1.0, next_factor=1.0
+    )
+    data = _clubs()
+    walkable, _, _ = fit_reasoner(data, settings, FitContext(seed=1))
+    facets = walkable.facets
+    assert facets is not None
+    new = data.train.items.number("new3")
+    into = facets.to_items[new]
+    degree = np.diff(facets.back.indptr)[into.indices]
+    assert len(np.unique(degree)) > 5
+    law = into.data * degree**1.5
+    np.testing.assert_allclose(law, law[0], rtol=1e-5)

@@ -39,6 +39,7 @@ from slipstream.models.validation import sample_holdout
 
 _GRAPH_MEMORIES = (5.0, 20.0)  # tried beside 0, all alike
 _DEGREE_EXPONENTS = (0.75, 0.5, 1.0)  # the first is the default
+_WARM, _COLD = "degree_exponent", "cold_degree_exponent"
 _CHOICE_QUERIES = 1_500
 _COLD_QUERIES = 1_000
 _FEWEST_BALANCED, _BALANCE_CELLS = 300, 40_000_000
@@ -103,21 +104,22 @@ class _Fit:
 
     # Weights
 
-    def _sources(self, derived: dict[str, EdgeLeg], snapshot: Snapshot) -> Sources:
+    def _sources(self, derived: dict[str, EdgeLeg], snapshot: Snapshot, exponent: str = _WARM) -> Sources:
+        """exponent: the name of the degree exponent that facets have."""
         people = self.facts.people if self.settings.people else None
         return Sources(
             items=self.items,
             derived=derived,
             facts=self.facts,
-            facets=self._facets(),
+            facets=self._facets(exponent),
             memory=self.chosen["graph_memory"],
             prefers=None if people is None else preferences(snapshot, people),
         )
 
-    def _facets(self) -> FacetLeg | None:
+    def _facets(self, exponent: str) -> FacetLeg | None:
         if self.facts.facets is None:
             return None
-        facets = shared_facets(self.facts.facets, self.chosen["degree_exponent"])
+        facets = shared_facets(self.facts.facets, self.chosen[exponent])
         return facets.remembering(self.chosen["graph_memory"])
 
     def _learn_cold(self) -> _Learned | None:
@@ -126,14 +128,14 @@ class _Fit:
         The other gammas are chosen by the lists they give of new items: those that validation asks for if it
         does, else a second set of hidden ones. (The loss of the first set prefers another degree exponent.)
         """
-        given, memory = self.settings.degree_exponent, self.settings.graph_memory
+        given, memory = self.settings.cold_degree_exponent, self.settings.graph_memory
         self.chosen["graph_memory"] = memory or 0.0
-        self.chosen["degree_exponent"] = _DEGREE_EXPONENTS[0] if given is None else given
+        self.chosen[_COLD] = _DEGREE_EXPONENTS[0] if given is None else given
         hidden = hidden_items(self.train, _COLD_QUERIES, self.context.seed)
         if not fact_features(self.facts) or not len(hidden[1].target):
             return None
         best = self._cold_weights(*hidden)
-        tries = [("degree_exponent", v) for v in _DEGREE_EXPONENTS[1:] if given is None]
+        tries = [(_COLD, v) for v in _DEGREE_EXPONENTS[1:] if given is None]
         if memory is None and self.train.ordered:
             tries += [("graph_memory", v) for v in _GRAPH_MEMORIES]
         others = self.new or hidden_items(self.train, _COLD_QUERIES, self.context.seed, fold=1)
@@ -163,14 +165,16 @@ class _Fit:
 
     def _cold_weights(self, rest: Snapshot, holdout: Holdout, hidden: NDArray[np.int64]) -> _Learned:
         candidates = Candidates.of(hidden, self.items)
-        return self._fitted(fact_features(self.facts), self._sources({}, rest), holdout, candidates, rank=1)
+        return self._fitted(
+            fact_features(self.facts), self._sources({}, rest, _COLD), holdout, candidates, rank=1
+        )
 
     def _cold_quality(
         self, learned: _Learned, rest: Snapshot, holdout: Holdout, hidden: NDArray[np.int64]
     ) -> float:
         """NDCG@10 of learned weights among hidden items."""
         some = with_targets(sample_holdout(holdout, _CHOICE_QUERIES, self.context.seed), _CHOICE_QUERIES)
-        sources = self._sources({}, rest)
+        sources = self._sources({}, rest, _COLD)
         people = self._attributes(some.queries)
         scores = np.zeros((len(some), len(hidden)), np.float32)
         for feature, weight in learned.weights.items():
@@ -181,9 +185,25 @@ class _Fit:
         return ndcg_among(scores, some, Candidates.of(hidden, self.items))
 
     def _learn_warm(self) -> _Learned:
+        """Weights of all relations at once, with the degree exponent of the least loss."""
+        given = self.settings.degree_exponent
+        self.chosen[_WARM] = _DEGREE_EXPONENTS[0] if given is None else given
+        best = self._warm_weights()
+        for exponent in _DEGREE_EXPONENTS[1:] if given is None and self.facts.facets is not None else ():
+            before, self.chosen[_WARM] = self.chosen[_WARM], exponent
+            learned = self._warm_weights()
+            if learned.loss < best.loss:
+                best = learned
+            else:
+                self.chosen[_WARM] = before
+        return self._warm_told(best)
+
+    def _warm_weights(self) -> _Learned:
         sources = self._sources(self.derivation.legs(self.rest), self.rest)
         candidates = candidates_for(self.holdout, self.train.item_counts, self.context.seed)
-        learned = self._fitted(sources.item_features(), sources, self.holdout, candidates, rank=10)
+        return self._fitted(sources.item_features(), sources, self.holdout, candidates, rank=10)
+
+    def _warm_told(self, learned: _Learned) -> _Learned:
         self.notes["shares"] = learned.shares
         if math.isfinite(learned.loss):  # nothing was weighed where nobody has a second event
             self.notes["loss"] = learned.loss
@@ -269,7 +289,6 @@ class _Fit:
             if warm.of(Feature("derived", name))
         ]
         lean = self._leaning(warm, cold)
-        facets = self._facets()
         strength = _Strength(warm, cold, lean)
         for number, leg in enumerate(self.facts.straight):
             factor = strength.of_items(Feature("straight", leg.relation, (number,)))
@@ -280,7 +299,7 @@ class _Fit:
             items=self.train.items,
             entities=Vocabulary.of(self.facts.entities),
             edges=tuple(EdgeLeg(e.relation, rounded(e.matrix), e.memory) for e in edges if e.matrix.nnz),
-            facets=None if facets is None else _weighted(facets, strength, fact_features(self.facts)),
+            facets=self._final_facets(strength),
             preferences=prefers,
             people=self.facts.people if prefers is not None else sp.csr_matrix((0, 0)),
             people_relations=self.facts.people_relations,
@@ -288,6 +307,12 @@ class _Fit:
             event_kind=_usual_kind(self.train),
             newcomer_events=self.settings.cold_events,
         )
+
+    def _final_facets(self, strength: _Strength) -> FacetLeg | None:
+        warm, cold = self._facets(_WARM), self._facets(_COLD)
+        if warm is None or cold is None:
+            return None
+        return _weighted(warm, cold, strength, fact_features(self.facts))
 
     def _leaning(self, warm: _Learned, cold: _Learned | None) -> NDArray[np.float64]:
         """[I]: how much of the cold weights each item gets, scaled to the level of warm scores."""
@@ -326,32 +351,29 @@ class _Strength:
     lean: NDArray[np.float64]  # [I]
 
     def of_items(self, feature: Feature) -> NDArray[np.float64]:
-        cold = 0.0 if self.cold is None else self.cold.of(feature)
-        return self.warm.of(feature) + cold * self.lean
+        return self.warm.of(feature) + self.of_cold(feature)
+
+    def of_cold(self, feature: Feature) -> NDArray[np.float64]:
+        return (0.0 if self.cold is None else self.cold.of(feature)) * self.lean
 
 
-def _weighted(facets: FacetLeg, strength: _Strength, features: list[Feature]) -> FacetLeg | None:
+def _weighted(
+    facets: FacetLeg, cold: FacetLeg, strength: _Strength, features: list[Feature]
+) -> FacetLeg | None:
+    """`facets` and `cold` are the same but for their degree exponents."""
     back = facets.back.copy()
     row = np.repeat(np.arange(back.shape[0]), np.diff(back.indptr))
-    factor = np.zeros(len(back.data))
     for feature in features:
         if feature.kind == "facets":
             mine = np.isin(facets.facet_relation[row], feature.numbers)
-            factor[mine] = strength.of_items(feature)[back.indices[mine]]
-    back.data = back.data * factor
+            item = back.indices[mine]
+            warm = facets.back.data[mine] * strength.warm.of(feature)
+            back.data[mine] = warm + cold.back.data[mine] * strength.of_cold(feature)[item]
     back = rounded(back)
     if not back.nnz:
         return None
     weighted = facets.weighted(back)
-    return FacetLeg(
-        rounded(weighted.out),
-        weighted.back,
-        weighted.relations,
-        weighted.facet_relation,
-        weighted.facet_inverse,
-        weighted.facet_entity,
-        weighted.memory,
-    )
+    return replace(weighted, out=rounded(weighted.out))
 
 
 def attributes_of(queries: Queries, people: sp.csr_matrix) -> sp.csr_matrix:

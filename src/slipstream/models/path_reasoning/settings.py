@@ -19,6 +19,7 @@ class PathReasonerSettings(Settings):
         "next_power": Range(0.3, 1.0, needs_order=True),
         "graph_memory": Range(1.0, 100.0, log=True, needs_order=True),
         "degree_exponent": Range(0.0, 1.5),
+        "cold_degree_exponent": Range(0.0, 1.5),
         "edges_per_item": OneOf((75, 150, 300)),
     }
 
@@ -38,6 +39,9 @@ class PathReasonerSettings(Settings):
     next_ridge: float = Field(100.0, gt=0)
     graph_memory: float | None = Field(None, ge=0)
     degree_exponent: float | None = Field(None, ge=0, le=2)
+    """How much less an entity of many items tells."""
+    cold_degree_exponent: float | None = Field(None, ge=0, le=2)
+    """The same, of what facts say about items with few events or none."""
     similar_factor: float | None = Field(None, ge=0)
     next_factor: float | None = Field(None, ge=0)
     facts_factor: float | None = Field(None, ge=0)
