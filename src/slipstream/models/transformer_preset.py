@@ -8,10 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 
 from slipstream.config import with_overrides
-from slipstream.features.graph import entity_features
 from slipstream.models.recommender import TrainingData
 from slipstream.training.transformer_settings import TransformerSettings
 
@@ -91,13 +89,3 @@ def _flops_per_token(settings: TransformerSettings, items: int) -> float:
     products = 6.0 * settings.dim * (12 * settings.dim * settings.layers + compared)
     passes = 400.0 + (75.0 * settings.neighbours if settings.neighbour_share else 0.0)
     return products + passes * items * settings.dim / settings.batch_tokens
-
-
-def content_of(data: TrainingData, settings: TransformerSettings) -> sp.csr_matrix | None:
-    """[I, F]: features of the catalogue and of the graph, as far as they are wanted and there."""
-    parts = []
-    if settings.content and data.item_features is not None:
-        parts.append(data.item_features.matrix)
-    if settings.graph_content and data.graph is not None:
-        parts.append(entity_features(data.graph))
-    return sp.csr_matrix(sp.hstack(parts, dtype=np.float32)) if parts else None

@@ -26,7 +26,7 @@ from safetensors.numpy import load_file, save_file
 from slipstream.artifacts import Artifact, ArtifactWriter
 from slipstream.config import Settings
 from slipstream.dataset.queries import Holdout, Queries
-from slipstream.errors import BadInput, ConfigError, CorruptArtifact, MissingExtra
+from slipstream.errors import ConfigError, CorruptArtifact
 from slipstream.inference.compiled_encoder import encoder_of
 from slipstream.inference.encoder import Encoder, EncoderState, gap_bin
 from slipstream.inference.item_index import ItemIndex
@@ -40,7 +40,8 @@ from slipstream.models.recommender import (
     TrainingData,
     WeightRole,
 )
-from slipstream.models.transformer_preset import content_of, preset_of
+from slipstream.models.transformer_data import interactions_of
+from slipstream.models.transformer_preset import preset_of
 from slipstream.models.validation import sample_holdout, validation_ndcg
 from slipstream.training.packing import SoftLabels
 from slipstream.training.transformer_settings import TransformerSettings
@@ -362,28 +363,13 @@ def _fit(
 
     Last: the codes of the item table, where it was learned as such.
     """
-    try:
-        from slipstream.training.transformer_course import Interactions, run
-    except ModuleNotFoundError as error:
-        raise MissingExtra("torch", "train", "training a transformer") from error
-    train = data.train
-    known = train.item_counts > 0
-    if not known.any():
-        raise BadInput("there are no events to train on")
-    content = content_of(data, settings)
-    if content is not None:
-        known |= np.diff(content.indptr) > 0
-    people = data.user_features.matrix if settings.people and data.user_features is not None else None
-    interactions = Interactions(
-        offsets=np.asarray(train.offsets),
-        item=np.asarray(train.item),
-        time_us=None if train.time_us is None else np.asarray(train.time_us),
-        items=train.item_count,
-        ordered=train.ordered,
-        content=content,
-        people=people,
-        labels=labels,
-    )
+    interactions = interactions_of(data, settings, labels)
+    from slipstream.training.transformer_course import run  # torch is there
+
+    known = data.train.item_counts > 0
+    if interactions.content is not None:
+        known |= np.diff(interactions.content.indptr) > 0
+    people = interactions.people
     outcome = run(
         interactions,
         settings,
