@@ -106,12 +106,22 @@ def in_window(state: EncoderState, name: str, window: int) -> np.ndarray:
     before=st.integers(0, 90),
     steps=st.integers(0, 60),
     latest=st.integers(2, LATEST),
+    asked=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
     timed=st.booleans(),
     seed=st.integers(0, 2**31),
 )
 def test_events_are_left_out_of_a_living_state(
-    path: str, dtype: type, shape: Shape, before: int, steps: int, latest: int, timed: bool, seed: int
+    path: str,
+    dtype: type,
+    shape: Shape,
+    before: int,
+    steps: int,
+    latest: int,
+    asked: float,
+    timed: bool,
+    seed: int,
 ) -> None:
+    """Whatever was asked before, and however often."""
     plain, compiled = both(shape, path, dtype)
     random = np.random.default_rng(seed)
     length = before + steps
@@ -120,9 +130,13 @@ def test_events_are_left_out_of_a_living_state(
     time_us = np.cumsum(random.choice([0, 1, 10**6, 10**9], length)) if timed else None
     state = compiled.prefill(item[:before], None if time_us is None else time_us[:before])
     for n in range(before, length):
+        now = n + 1
         compiled.advance(state, int(item[n]), None if time_us is None else int(time_us[n]))
+        if now > 1 and random.random() < asked:
+            known_us = None if time_us is None else time_us[:now]
+            compiled.leave_out_of(state, item[:now], known_us, min(now, int(random.integers(2, LATEST + 1))))
     ring = state.ring.copy() if isinstance(state, RingState) else None
-    if latest:
+    for _ in range(2 if latest else 0):
         np.testing.assert_allclose(
             compiled.leave_out_of(state, item, time_us, latest),
             plain.leave_out(item, time_us, latest),

@@ -44,7 +44,7 @@ struct Arithmetic {
     void (*step)(const Encoder *, Py_ssize_t, void *, int64_t, const int32_t *, const int64_t *, void *, void *);
     void (*whole)(const Encoder *, Py_ssize_t, Py_ssize_t *, const int32_t *, const int64_t *, Py_ssize_t, void *,
                   int64_t, void *, void *);
-    void (*variants)(const Encoder *, const void *, int64_t, Py_ssize_t, const int32_t *, const int64_t *,
+    void (*variants)(const Encoder *, const void *, void *, int64_t, int64_t, int, const int32_t *, const int64_t *,
                      const int64_t *, void *, void *);
 };
 
@@ -274,44 +274,52 @@ static void latest_gaps(const Encoder *e, const int64_t *time_us, int64_t count,
     }
 }
 
-/* leave_each_out(encoder, ring, count, latest, item, time_us or None, out): the vector without each of the latest
- * events of a history, item and time_us [count]. */
+static Py_ssize_t own_of(const Encoder *e) {
+    return e->layers * 2 * e->dim * (LATEST - 1) * (LATEST - 1); /* keys may be read as whole vectors: values follow */
+}
+
+/* leave_each_out(encoder, ring, own, held, count, again, item, time_us or None, out): the vectors without each of the
+ * latest events of a history, item and time_us [count]; own: what was computed after `held` events. */
 static PyObject *leave_each_out(PyObject *module, PyObject *const *args, Py_ssize_t argument_count) {
     (void)module;
-    if (!enough_arguments(argument_count, 7, "leave_each_out")) return NULL;
+    if (!enough_arguments(argument_count, 9, "leave_each_out")) return NULL;
     Encoder *e = PyCapsule_GetPointer(args[0], ENCODER);
     if (!e) return NULL;
-    const int64_t count = PyLong_AsLongLong(args[2]);
-    const Py_ssize_t latest = PyErr_Occurred() ? -1 : PyLong_AsSsize_t(args[3]);
+    const int64_t held = PyLong_AsLongLong(args[3]);
+    const int64_t count = PyErr_Occurred() ? -1 : PyLong_AsLongLong(args[4]);
+    const int again = PyErr_Occurred() ? -1 : PyObject_IsTrue(args[5]);
     if (PyErr_Occurred()) return NULL;
-    if (latest < 2 || latest > LATEST || count < latest) {
-        PyErr_Format(PyExc_ValueError, "latest must be 2 to %d, and no more than there are events", LATEST);
+    if (count < 2 || held < 0 || held >= count) {
+        PyErr_SetString(PyExc_ValueError, "there must be two events, and one more than are held");
         return NULL;
     }
-    Py_buffer ring = {0}, item = {0}, time_us = {0}, out = {0};
+    Py_buffer ring = {0}, own = {0}, item = {0}, time_us = {0}, out = {0};
     PyObject *answer = NULL;
     int64_t gap[LATEST] = {0}, later[LATEST] = {0};
-    const Py_ssize_t size = (Py_ssize_t)e->size, rows = latest * (latest - 1) / 2 + 1;
+    const Py_ssize_t size = (Py_ssize_t)e->size, latest = count < LATEST ? (Py_ssize_t)count : LATEST;
+    const Py_ssize_t rows = latest * (latest - 1) / 2 + 1;
     if (numbers(args[1], &ring, size, ring_of(e), 0, "ring") < 0) goto done;
-    if (numbers(args[4], &item, 4, count, 0, "item") < 0) goto done;
-    if (args[5] != Py_None && numbers(args[5], &time_us, 8, count, 0, "time_us") < 0) goto done;
-    if (numbers(args[6], &out, size, latest * e->dim, 1, "out") < 0) goto done;
+    if (numbers(args[2], &own, size, own_of(e), 1, "own") < 0) goto done;
+    if (numbers(args[6], &item, 4, count, 0, "item") < 0) goto done;
+    if (args[7] != Py_None && numbers(args[7], &time_us, 8, count, 0, "time_us") < 0) goto done;
+    if (numbers(args[8], &out, size, latest * e->dim, 1, "out") < 0) goto done;
     if (e->bins && time_us.buf) latest_gaps(e, time_us.buf, count, latest, gap, later);
     const int32_t *items = (const int32_t *)item.buf + count - latest;
     if (!known_tokens(e, latest, items, gap) || !known_tokens(e, latest, items, later)) goto done;
-    void *scratch = lines_of_memory(e->arithmetic->room(e, rows, rows) * e->size);
+    void *scratch = lines_of_memory(e->arithmetic->room(e, rows, 0) * e->size);
     if (!scratch) {
         PyErr_NoMemory();
         goto done;
     }
     PyThreadState *state = PyEval_SaveThread();
-    e->arithmetic->variants(e, ring.buf, count, latest, items, gap, later, out.buf, scratch);
+    e->arithmetic->variants(e, ring.buf, own.buf, held, count, again, items, gap, later, out.buf, scratch);
     PyEval_RestoreThread(state);
     free(scratch);
     answer = Py_None;
     Py_INCREF(answer);
 done:
-    PyBuffer_Release(&ring), PyBuffer_Release(&item), PyBuffer_Release(&time_us), PyBuffer_Release(&out);
+    PyBuffer_Release(&ring), PyBuffer_Release(&own), PyBuffer_Release(&item), PyBuffer_Release(&time_us);
+    PyBuffer_Release(&out);
     return answer;
 }
 
@@ -393,7 +401,7 @@ static PyMethodDef METHODS[] = {
      " factor of the items]) -> encoder"},
     {"step", (PyCFunction)(void (*)(void))step, METH_FASTCALL, "step(encoder, states, rings, count, item, gap, out)"},
     {"leave_each_out", (PyCFunction)(void (*)(void))leave_each_out, METH_FASTCALL,
-     "leave_each_out(encoder, ring, count, latest, item, time_us or None, out)"},
+     "leave_each_out(encoder, ring, own, held, count, again, item, time_us or None, out)"},
     {"encode", (PyCFunction)(void (*)(void))encode, METH_FASTCALL,
      "encode(encoder, histories, offsets, tokens, item, gap, ring or None, out)"},
     {NULL, NULL, 0, NULL},

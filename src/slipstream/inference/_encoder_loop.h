@@ -272,61 +272,79 @@ static void NAME(whole)(const Encoder *encoder, Py_ssize_t count, Py_ssize_t *le
     for (Py_ssize_t b = 0; b < count; b++) NAME(output)(encoder, x + b * width, h, (REAL *)out + b * dim);
 }
 
-/* The latest vector of a user without each of the `latest` events, the oldest of these first.
+/* The latest vector of a user without each of the latest events, the oldest of these first.
  *
  * An event that was left out changes only those after it, so its variant has these as rows of its own and shares
- * all before it with the ring; all variants go through a layer together. The variant without the last event is
- * the event before it once more. later [latest]: the gap of the event after each, had that one not been there. */
-static void NAME(variants)(const Encoder *encoder, const void *ring, int64_t count, Py_ssize_t latest,
+ * all before it with the ring. Their keys and values are kept in `own`, as later events leave them as they are:
+ * what was there after `held` events is not computed again. All variants go through a layer together. The one
+ * without the last event is what the user was before it: `again` computes that too, else its place in out is left.
+ * gap, later: of the latest events, see latest_gaps. */
+static void NAME(variants)(const Encoder *encoder, const void *ring, void *own, int64_t held, int64_t count, int again,
                            const int32_t *item, const int64_t *gap, const int64_t *later, void *out, void *scratch) {
     const Py_ssize_t dim = encoder->dim, width = NAME(padded)(dim), window = encoder->window;
-    const Py_ssize_t tokens = latest * (latest - 1) / 2 + 1, pitch = tokens + PADDING;
-    REAL *x = scratch, *h = x + tokens * width, *query = h + tokens * width, *key = query + tokens * width;
-    REAL *value = key + tokens * width, *branch = value + tokens * width, *mixed = branch + tokens * width;
-    REAL *turned = mixed + tokens * width, *logits = turned + width * pitch, *inner = logits + window + 3 * PADDING;
+    const Py_ssize_t latest = count < LATEST ? (Py_ssize_t)count : LATEST, kept = latest - 1;
+    Py_ssize_t first[LATEST], rows = 0, row = 0; /* first: the first row of each variant that is not held */
+    for (Py_ssize_t v = 0; v < kept; v++) {
+        const int64_t there = held - (count - latest + v) - 1;
+        first[v] = there > 0 ? (Py_ssize_t)there : 0;
+        rows += kept - v - first[v];
+    }
+    first[kept] = 0, rows += again;
+    REAL *x = scratch, *h = x + rows * width, *query = h + rows * width, *key = query + rows * width;
+    REAL *value = key + rows * width, *branch = value + rows * width, *mixed = branch + rows * width;
+    REAL *logits = mixed + rows * width, *inner = logits + window + 3 * PADDING;
     Piece pieces[3];
-    Py_ssize_t row = 0;
-    memset(mixed, 0, (size_t)(tokens * width) * sizeof(REAL));
-    memset(turned, 0, (size_t)(width * pitch) * sizeof(REAL));
-    for (Py_ssize_t v = 0; v + 1 < latest; v++)
-        for (Py_ssize_t j = v + 1; j < latest; j++, row++)
-            NAME(input)(encoder, item[j], j == v + 1 ? later[v] : gap[j], x + row * width);
-    NAME(input)(encoder, item[latest - 2], gap[latest - 2], x + row * width);
+    memset(mixed, 0, (size_t)(rows * width) * sizeof(REAL));
+    for (Py_ssize_t v = 0; v < kept; v++)
+        for (Py_ssize_t m = first[v]; m < kept - v; m++, row++)
+            NAME(input)(encoder, item[v + 1 + m], m ? gap[v + 1 + m] : later[v], x + row * width);
+    if (again) NAME(input)(encoder, item[latest - 2], gap[latest - 2], x + row * width);
     for (Py_ssize_t l = 0; l < encoder->layers; l++) {
         const Block *block = (const Block *)encoder->blocks + l;
         const REAL *keys = (const REAL *)ring + l * 2 * dim * encoder->pitch;
+        REAL *own_keys = (REAL *)own + l * 2 * dim * (LATEST - 1) * (LATEST - 1);
+        REAL *own_values = own_keys + dim * (LATEST - 1) * (LATEST - 1);
         const int last = l == encoder->layers - 1;
-        for (Py_ssize_t t = 0; t < tokens; t++)
+        for (Py_ssize_t t = 0; t < rows; t++)
             NAME(norm)(x + t * width, block->norm1_weight, block->norm1_bias, dim, h + t * width);
-        NAME(linear)(&block->key, tokens, h, width, key, width, 0);
-        NAME(linear)(&block->value, tokens, h, width, value, width, 0);
-        for (Py_ssize_t t = 0; t < tokens; t++)
-            for (Py_ssize_t i = 0; i < dim; i++) turned[i * pitch + t] = key[t * width + i];
-        row = -1;
-        for (Py_ssize_t v = 0; last && v < latest; v++) { /* only the last row of each is still needed */
-            row += v + 1 < latest ? latest - 1 - v : 1;
-            memmove(x + v * width, x + row * width, (size_t)width * sizeof(REAL));
-            memmove(h + v * width, h + row * width, (size_t)width * sizeof(REAL));
-        }
-        const Py_ssize_t rows = last ? latest : tokens;
-        NAME(linear)(&block->query, rows, h, width, query, width, 0);
-        Py_ssize_t start = 0;
+        NAME(linear)(&block->key, rows, h, width, key, width, 0);
+        NAME(linear)(&block->value, rows, h, width, value, width, 0);
+        Py_ssize_t wanted = 0;
         row = 0;
-        for (Py_ssize_t v = 0; v < latest; v++) {
-            const Py_ssize_t own = v + 1 < latest ? latest - 1 - v : 1;
-            const int64_t end = count - latest + (v + 1 < latest ? v : latest - 2);
-            for (Py_ssize_t m = last ? own : 1; m <= own; m++, row++) {
-                const Py_ssize_t seen = m < window ? m : window, first = start + m - seen;
-                const Py_ssize_t before = end < window - seen ? (Py_ssize_t)end : window - seen;
-                int some = NAME(of_ring)(encoder, keys, end, before, seen, pieces);
-                pieces[some++] = (Piece){turned + first, value + first * width, pitch, width, seen, seen - 1};
+        for (Py_ssize_t v = 0; v < kept + again; v++) {
+            const Py_ssize_t end = v < kept ? kept - v : 1, place = (count - latest + v) % (LATEST - 1) * (LATEST - 1);
+            for (Py_ssize_t m = first[v]; m < end; m++, row++) {
+                for (Py_ssize_t i = 0; v < kept && i < dim; i++)
+                    own_keys[place * dim + i * (LATEST - 1) + m] = key[row * width + i];
+                if (v < kept) memcpy(own_values + (place + m) * dim, value + row * width, (size_t)dim * sizeof(REAL));
+                if (last && m + 1 < end) continue; /* of the last layer only the last row of each is needed */
+                if (wanted != row) memmove(x + wanted * width, x + row * width, (size_t)width * sizeof(REAL));
+                if (wanted != row) memmove(h + wanted * width, h + row * width, (size_t)width * sizeof(REAL));
+                wanted++;
+            }
+        }
+        NAME(linear)(&block->query, wanted, h, width, query, width, 0);
+        row = 0;
+        for (Py_ssize_t v = 0; v < kept; v++) {
+            const int64_t before = count - latest + v;
+            const Py_ssize_t place = before % (LATEST - 1) * (LATEST - 1);
+            for (Py_ssize_t m = last ? kept - v : first[v] + 1; m <= kept - v; m++, row++) {
+                const Py_ssize_t seen = m < window ? m : window, shared = window - seen;
+                int some = NAME(of_ring)(encoder, keys, before, before < shared ? (Py_ssize_t)before : shared, seen, pieces);
+                pieces[some++] = (Piece){own_keys + place * dim + m - seen, own_values + (place + m - seen) * dim,
+                                         LATEST - 1, dim, seen, seen - 1};
                 NAME(attend)(encoder, query + row * width, pieces, some, block->bias, logits, mixed + row * width);
             }
-            start += own;
         }
-        NAME(after)(encoder, block, rows, x, mixed, h, branch, inner);
+        if (again) {
+            const Py_ssize_t seen = count - 1 < window ? (Py_ssize_t)count - 1 : window;
+            const int some = NAME(of_ring)(encoder, keys, count - 1, seen, 0, pieces);
+            NAME(attend)(encoder, query + row * width, pieces, some, block->bias, logits, mixed + row * width);
+        }
+        NAME(after)(encoder, block, wanted, x, mixed, h, branch, inner);
     }
-    for (Py_ssize_t v = 0; v < latest; v++) NAME(output)(encoder, x + v * width, h, (REAL *)out + v * dim);
+    for (Py_ssize_t v = 0; v < kept + again; v++)
+        NAME(output)(encoder, x + v * width, h, (REAL *)out + v * dim);
 }
 
 /* -- opening ----------------------------------------------------------------------------------------------- */

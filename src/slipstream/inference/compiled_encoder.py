@@ -7,7 +7,7 @@ is right.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ class RingState(EncoderState):
 
     ring [layers, 2, D · P], P = S rounded up to 16: of each layer the keys [D, P], then the values [P, D].
     S = W + LATEST - 1 slots: the ring still holds all that the latest events have seen (`leave_out_of`).
+    left_out: what that has worked out; None before it was asked. It takes about as much memory as the ring.
     """
 
     def __init__(self, ring: Floats, slots: int, dim: int) -> None:
@@ -36,15 +37,29 @@ class RingState(EncoderState):
         keys = ring[:, 0].reshape(layers, dim, pitch).transpose(0, 2, 1)[:, :slots]
         super().__init__(keys, ring[:, 1].reshape(layers, pitch, dim)[:, :slots])
         self.ring = ring
+        self.before: Floats | None = None  # the vector before the latest event, where that was a step
+        self.left_out: LeftOut | None = None
 
     @property
     def nbytes(self) -> int:
-        return int(self.ring.nbytes)
+        return int(self.ring.nbytes) + (0 if self.left_out is None else self.left_out.own.nbytes)
 
     def copy(self) -> RingState:
         twin = RingState(self.ring.copy(), self.keys.shape[1], self.keys.shape[2])
         twin.count, twin.last_us, twin.vector = self.count, self.last_us, self.vector
         return twin
+
+
+@dataclass
+class LeftOut:
+    """A user without each of the latest events.
+
+    own: keys and values of the events after the one that is not there, as `_encoder_loop.h` lays them out.
+    """
+
+    own: Floats
+    vectors: Floats  # [latest, D]
+    count: int = 0  # events of the state that they belong to; 0: nothing is there yet
 
 
 class CompiledEncoder(Encoder):
@@ -153,7 +168,7 @@ class CompiledEncoder(Encoder):
         self._module.step(
             self._compiled, 1, state.ring, state.count, np.array(item, np.int32), np.array(bins), vector
         )
-        state.vector = vector
+        state.before, state.vector = state.vector, vector
         state.count += 1
         state.last_us = time_us if time_us is not None else state.last_us
         return vector
@@ -179,18 +194,28 @@ class CompiledEncoder(Encoder):
     def leave_out_of(
         self, state: EncoderState, item: NDArray[np.int32], time_us: NDArray[np.int64] | None, latest: int
     ) -> Floats:
-        """In one pass over latest · (latest - 1) / 2 events, from the ring of the state."""
-        usable = isinstance(state, RingState) and state.count == len(item) and 2 <= latest <= LATEST
-        if not usable or not isinstance(state, RingState):
+        """From the ring of the state. The first time it is one pass over LATEST² / 2 events, then LATEST - 1
+        steps side by side for each event since the last time."""
+        if not isinstance(state, RingState) or state.count != len(item) or not 2 <= latest <= LATEST:
             return super().leave_out_of(state, item, time_us, latest)
-        vectors = np.empty((latest + 1, self.dim), self._dtype)
-        vectors[0] = state.vector
-        items = np.ascontiguousarray(item, np.int32)
-        times_us = None if time_us is None else np.ascontiguousarray(time_us, np.int64)
-        self._module.leave_each_out(
-            self._compiled, state.ring, state.count, latest, items, times_us, vectors[1:]
-        )
-        return vectors
+        left = state.left_out
+        if left is None:
+            size = self.layers * 2 * self.dim * (LATEST - 1) ** 2
+            left = state.left_out = LeftOut(np.zeros(size, self._dtype), np.empty((0, self.dim), self._dtype))
+        if left.count < state.count:
+            vectors = np.empty((min(state.count, LATEST), self.dim), self._dtype)
+            if state.before is not None:
+                vectors[-1] = state.before
+            held, left.count = left.count, 0  # a pass that fails half way leaves nothing behind
+            self._module.leave_each_out(
+                self._compiled, state.ring, left.own, held, state.count, state.before is None,
+                np.ascontiguousarray(item, np.int32),
+                None if time_us is None else np.ascontiguousarray(time_us, np.int64), vectors,
+            )  # fmt: skip
+            left.vectors, left.count = vectors, state.count
+        found = np.empty((latest + 1, self.dim), self._dtype)
+        found[0], found[1:] = state.vector, left.vectors[-latest:]
+        return found
 
 
 def encoder_of(

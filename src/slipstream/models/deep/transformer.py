@@ -227,7 +227,8 @@ class Transformer:
     def contributions_from(
         self, state: EncoderState, query: Queries, items: NDArray[np.int32]
     ) -> NDArray[np.float32]:
-        """The same. Cost: one encoding of EXPLAINED² / 2 events, however long the history."""
+        """The same. Cost: one encoding of EXPLAINED² / 2 events, however long the history; with the kernel
+        EXPLAINED steps for each event since the last call with this state."""
         return self._parts(query, items, state)
 
     def _parts(
