@@ -83,6 +83,13 @@ def serve(
     slate_cache: Annotated[bool, typer.Option(help="Keep finished slates until they change.")] = True,
     memory_mb: Annotated[int, typer.Option(min=1, help="For what each process keeps of users.")] = 256,
     access_log: Annotated[bool, typer.Option(help="Log each request as a line of JSON.")] = False,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="Requests a second of each API key; more get 429. [default: no bound]"),
+    ] = None,
+    burst: Annotated[
+        int | None, typer.Option(help="Requests of a key that may come at once. [default: a second's]")
+    ] = None,
 ) -> None:
     """Serve the live release over HTTP: recommendations, events, explanations, and a page about the API."""
     from slipstream.errors import MissingExtra
@@ -102,7 +109,7 @@ def serve(
         port=port,
         insecure=insecure,
         workers=workers,
-        options=Options(slate_cache, memory_mb, access_log),
+        options=Options(slate_cache, memory_mb, access_log, rate, burst),
         announce=announce,
     )
 

@@ -24,6 +24,7 @@ from slipstream.errors import (
     of_system,
 )
 from slipstream.server.admission import overloaded
+from slipstream.server.allowance import Allowance
 from slipstream.server.exposition import Metrics
 from slipstream.server.keys import Keys, Scope
 from slipstream.server.wire import MOST_BODY_BYTES, Problem, encode
@@ -94,12 +95,13 @@ class App:
         stop: Callable[[], Awaitable[None]],
         full: Callable[[], bool] = lambda: False,
         closes: Callable[[], bool] = lambda: False,
+        allowance: Allowance | None = None,
     ) -> None:
-        """full: whether a short answer would be refused now.
+        """full: whether a short answer would be refused now. allowance: of the keys; None: no bound.
 
         closes: asked once for each answer, whether its connection is to be given up after it.
         """
-        self._full, self._closes = full, closes
+        self._full, self._closes, self._allowance = full, closes, allowance
         refusal = _problem_reply(overloaded())
         self._refusal = refusal, [_messages(refusal, closing=closing) for closing in (False, True)]
         self._keys, self.metrics, self._start, self._stop = keys, metrics, start, stop
@@ -165,7 +167,9 @@ class App:
     async def _answer(self, route: Route, path: dict[str, str], scope: ASGIScope, receive: Receive) -> Reply:
         headers = dict(scope["headers"])
         if route.scope is not None:
-            self._keys.check(headers, route.scope)
+            key = self._keys.check(headers, route.scope)
+            if self._allowance is not None:
+                self._allowance.take(key, time.monotonic())
         body = await _body(headers, receive) if route.method == "POST" else b""
         return await route.handler(Call(path, _query(scope["query_string"]), body))
 

@@ -254,7 +254,7 @@ def _responses(route: Route) -> dict[str, Any]:
         done = {"application/json": {"schema": {"$ref": f"#/components/schemas/{about['answer']}"}}}
     statuses = [503] if route.pattern == "/readyz" else []
     if route.scope is not None:
-        statuses = [400, 401, 403, 422, 503]
+        statuses = [400, 401, 403, 422, 429, 503]
     if "body" in about:
         statuses += [413]
     if route.scope in ("events", "admin"):

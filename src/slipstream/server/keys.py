@@ -42,10 +42,13 @@ class Keys:
             found[_digest_of(key, place)] = scopes
         return cls(found)
 
-    def check(self, headers: Mapping[bytes, bytes], scope: Scope) -> None:
-        """Let the call pass or raise Problem 401 or 403. Every key is compared, whatever matches first."""
+    def check(self, headers: Mapping[bytes, bytes], scope: Scope) -> int:
+        """The place of the key, 0 where there are none; raises Problem 401 or 403.
+
+        Every key is compared, whatever matches first.
+        """
         if not self.scopes:
-            return
+            return 0
         given = _given(headers)
         if given is None:
             raise Problem(
@@ -56,13 +59,16 @@ class Keys:
                 headers={"www-authenticate": "Bearer"},
             )
         digest = hashlib.sha256(given).hexdigest()
-        granted = [scopes for known, scopes in self.scopes.items() if hmac.compare_digest(known, digest)]
+        entries = enumerate(self.scopes.items())
+        granted = [(n, scopes) for n, (known, scopes) in entries if hmac.compare_digest(known, digest)]
         if not granted:
             headers_back = {"www-authenticate": 'Bearer error="invalid_token"'}
             raise Problem(401, "wrong-key", "the API key is not known", "check the key", headers=headers_back)
-        if scope not in granted[0]:
+        place, scopes = granted[0]
+        if scope not in scopes:
             hint = f"use a key with the scope {scope}"
             raise Problem(403, "wrong-scope", f"the API key lacks the scope {scope!r}", hint)
+        return place
 
 
 def _digest_of(key: str, place: int) -> str:

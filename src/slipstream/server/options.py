@@ -9,9 +9,11 @@ from dataclasses import dataclass
 class Options:
     """slate_cache: keep finished slates. memory_mb: for what each worker keeps of users.
 
-    access_log: one JSON line per request on standard error.
+    access_log: one JSON line per request on standard error. rate, burst: of each API key, see `allowance`.
     """
 
     slate_cache: bool = True
     memory_mb: int = 256
     access_log: bool = False
+    rate: float | None = None
+    burst: int | None = None

@@ -16,6 +16,7 @@ from slipstream.config import Home, secret
 from slipstream.errors import MissingExtra, NotThere, SlipstreamError, Unavailable, UsageError
 from slipstream.recommend.live_release import current_release
 from slipstream.recommend.release import CURRENT, MADE_BY, Release
+from slipstream.server.allowance import Allowance
 from slipstream.server.app import App
 from slipstream.server.backend import Backend
 from slipstream.server.exposition import Metrics
@@ -33,8 +34,17 @@ SWITCH_S = 0.0005
 """How long a thread with long work may keep the interpreter from the event loop; 5 ms by default."""
 
 
-def application(home: Home, keys: Keys, options: Options | None = None, spread: Spread | None = None) -> App:
-    """The ASGI application over one home, to be run by any ASGI server. spread: of one worker of several."""
+def application(
+    home: Home,
+    keys: Keys,
+    options: Options | None = None,
+    spread: Spread | None = None,
+    allowance: Allowance | None = None,
+) -> App:
+    """The ASGI application over one home, to be run by any ASGI server.
+
+    spread: of one worker of several. allowance: shared by all workers; None: no bound on the keys.
+    """
     metrics, options, spread = Metrics(), options or Options(), spread or Spread()
     backend = Backend(home, metrics, options)
 
@@ -54,6 +64,7 @@ def application(home: Home, keys: Keys, options: Options | None = None, spread: 
         stop=stop,
         full=backend.line.full,
         closes=spread.closes,
+        allowance=allowance,
     )
 
 
@@ -71,13 +82,15 @@ def serve(
 
     port 0 takes a free one; `announce` is called with the address (`http://…`) once the socket is bound; the
     page about the API is at its `/docs`. Keys come from SLIPSTREAM_API_KEYS. Raises UsageError for an open
-    bind without keys, NotThere without a release, CorruptArtifact for a changed one, Unavailable if the port
-    is taken.
+    bind without keys and for a rate or burst that is none, NotThere without a release, CorruptArtifact for a
+    changed one, Unavailable if the port is taken.
     """
     keys = Keys.parse(secret(VARIABLE))
     check_bind(host, keys, insecure=insecure)
     if workers < 1:
         raise UsageError(f"workers must be 1 or more, got {workers}")
+    options = options or Options()
+    allowance = Allowance.of(options.rate, options.burst, len(keys.scopes))
     folder = current_release(home)
     if not folder.is_dir():
         raise NotThere(f"{home.releases / CURRENT} names {folder.name}, which is not there", hint=MADE_BY)
@@ -87,9 +100,9 @@ def serve(
     with contextlib.closing(listener):
         announce(_address(listener, host))
         if workers == 1:
-            run(home.root, listener, keys, options)
+            run(home.root, listener, keys, options, allowance=allowance)
         else:
-            work = _Work(home.root, listener, keys, options)
+            work = _Work(home.root, listener, keys, options, allowance)
             Workers(work, workers, patience_s=GRACE_SECONDS + 5).run()
 
 
@@ -99,8 +112,9 @@ def run(
     keys: Keys,
     options: Options | None = None,
     spread: Spread | None = None,
+    allowance: Allowance | None = None,
 ) -> None:
-    """One server process on a bound socket; spread: of one worker of several."""
+    """One server process on a bound socket; spread, allowance: see `application`."""
     spread = spread or Spread()
     try:
         import uvicorn
@@ -108,7 +122,7 @@ def run(
         from slipstream.server.protocol import protocol_of
     except ImportError as error:
         raise MissingExtra("uvicorn", "serve", "the server") from error
-    app = application(Home(root), keys, options, spread)
+    app = application(Home(root), keys, options, spread, allowance)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -174,11 +188,12 @@ class _Work:
     root: Path
     listener: socket.socket
     keys: Keys
-    options: Options | None
+    options: Options
+    allowance: Allowance | None
 
     def __call__(self, spread: Spread) -> None:
         try:
-            run(self.root, self.listener, self.keys, self.options, spread)
+            run(self.root, self.listener, self.keys, self.options, spread, self.allowance)
         except SlipstreamError as error:
             log.error("the worker cannot serve: %s", error)
             sys.exit(error.exit_code)
