@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from slipstream.compression.quantization import RUNGS, compressed, pack
+from slipstream.compression.quantization import POPULAR, RUNGS, compressed, mixed, pack, popular
 from slipstream.errors import BadInput, CorruptArtifact
 from slipstream.inference.packed_weights import GROUP, Packed, total_bytes
 
-FEW_ITEMS = RUNGS[:5]  # those that a catalogue of any size can have
+FEW_ITEMS = RUNGS[:-1]  # those that a catalogue of any size can have
 
 matrices = arrays(
     np.float32,
@@ -70,6 +70,30 @@ def test_int4_has_its_sixteenths_where_they_belong() -> None:
     np.testing.assert_array_equal(packed.unpack(), values)
 
 
+@given(matrices, st.data())
+def test_mixed_rows_are_those_of_int8_or_int4_whoever_is_popular(values: np.ndarray, data) -> None:
+    """Also where all are, or none is, at sizes that are no multiple of anything."""
+    often = data.draw(arrays(np.bool_, len(values)) | st.sampled_from([np.ones(len(values), bool)] * 2).map(
+        lambda all_: all_ if data.draw(st.booleans()) else ~all_
+    ))  # fmt: skip
+    packed = mixed(values, often).checked("item")
+    both = pack(values, "int8"), pack(values, "int4")
+    expected = np.where(often[:, None], both[0].unpack(), both[1].unpack())
+    np.testing.assert_array_equal(packed.unpack(), expected)
+    np.testing.assert_array_equal(packed.to_read().unpack(), expected)
+    share = [part.nbytes // max(len(values), 1) for part in both]
+    count = int(often.sum())
+    assert packed.nbytes == share[0] * count + share[1] * (len(values) - count) + -(-len(values) // 8)
+
+
+@given(st.lists(st.integers(0, 5), max_size=40))
+def test_the_popular_are_a_fixed_share_and_nobody_else_was_met_more_often(events: list[int]) -> None:
+    chosen = popular(np.array(events, np.int64))
+    assert chosen.sum() == int(np.ceil(POPULAR * len(events)))
+    least = min((events[i] for i in np.flatnonzero(chosen)), default=0)
+    assert all(events[i] <= least for i in np.flatnonzero(~chosen))
+
+
 @pytest.mark.parametrize("columns", [1, 31, 32, 33, 64])
 def test_bytes_are_counted_exactly(columns: int) -> None:
     values = np.ones((10, columns), np.float32)
@@ -118,6 +142,28 @@ def test_parts_that_do_not_fit_together_are_refused(broken: dict) -> None:
         replace(packed, **broken).checked("item")
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"codes": np.array([0b0111], np.uint8)},  # more int8 rows than there are
+        {"codes": np.array([0b10001], np.uint8)},  # a row beyond the last
+        {"codes": np.zeros(2, np.uint8)},
+        {"codes": np.array([5], np.int8)},
+        {"scale": np.ones(4, np.float32)},
+        {"columns": 5},
+        {"parts": None},
+        {"form": "int8"},
+    ],
+)
+def test_mixed_parts_that_do_not_fit_together_are_refused(broken: dict) -> None:
+    packed = mixed(np.ones((4, 4), np.float32), np.array([True, False, True, False])).checked("item")
+    with pytest.raises(CorruptArtifact, match="item"):
+        replace(packed, **broken).checked("item")
+    assert packed.parts is not None
+    with pytest.raises(CorruptArtifact, match="item"):
+        replace(packed, parts=packed.parts[::-1]).checked("item")
+
+
 @pytest.fixture(scope="module", params=["dot", "cosine"])
 def model(request: pytest.FixtureRequest):
     """A transformer that has learned a little; sizes that are no multiple of anything."""
@@ -145,7 +191,7 @@ def test_a_compressed_model_is_its_unpacked_weights_also_after_a_save(model, run
 
     full, data = model
     queries = queries_of(data, np.arange(data.user_count))
-    small = compressed(full, rung)
+    small = compressed(full, rung, data.item_counts)
     plain = Encoder(
         {name: packed.unpack() for name, packed in small.packed.items()},
         ffn=full.settings.ffn,
@@ -172,10 +218,10 @@ def test_a_compressed_model_is_its_unpacked_weights_also_after_a_save(model, run
 
 
 def test_every_matrix_has_a_role_and_a_rung_is_smaller_than_the_one_before(model) -> None:
-    full, _ = model
+    full, data = model
     wide = {name for name, w in full.weights().items() if w.ndim == 2 and "relative_bias" not in name}
     assert set(full.weight_roles()) == wide
-    sizes = [total_bytes(compressed(full, rung).packed) for rung in FEW_ITEMS]
+    sizes = [total_bytes(compressed(full, rung, data.item_counts).packed) for rung in FEW_ITEMS]
     assert sizes[0] == sum(w.nbytes for w in full.weights().values())
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[2] < 0.4 * sizes[0]
@@ -186,7 +232,7 @@ def test_a_packed_file_of_an_unknown_form_is_refused(model, tmp_path: Path) -> N
     from slipstream.models.registry import load_model, save_model
 
     with writing(tmp_path / "m", "model") as writer:
-        save_model("transformer", compressed(model[0], RUNGS[2]), writer)
+        save_model("transformer", compressed(model[0], RUNGS[2], model[1].item_counts), writer)
         place = writer.path / "packing.json"
         forms = json.loads(place.read_text())
         forms["item"]["form"] = "int2"
@@ -196,10 +242,11 @@ def test_a_packed_file_of_an_unknown_form_is_refused(model, tmp_path: Path) -> N
 
 
 def test_a_model_whose_training_went_wrong_is_not_packed(model) -> None:
-    full, _ = model
+    full, data = model
     weights = {n: pack(w, "float32") for n, w in full.weights().items()}
     bad = np.array(full.weights()["item"])
     bad[3, 1] = np.nan
     broken = full.with_weights(weights | {"item": Packed("float32", bad)})
-    with pytest.raises(BadInput, match="item cannot be packed as int4"):
-        compressed(broken, RUNGS[3])
+    for rung in RUNGS[3:5]:
+        with pytest.raises(BadInput, match=f"item cannot be packed as {rung.items}"):
+            compressed(broken, rung, data.item_counts)

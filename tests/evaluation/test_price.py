@@ -34,7 +34,9 @@ def test_the_ladder_is_priced_from_a_folder_to_files(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     written = json.loads((tmp_path / "p.json").read_text())
     rungs = {rung["name"]: rung for rung in written["rungs"]}
-    assert [*rungs] == ["float32", "int8_certified", "bf16", "int8", "int4", "int4_all"]
+    assert [*rungs] == [
+        "float32", "int8_certified", "bf16", "int8", "mixed", "int4", "mixed_all", "int4_all",
+    ]  # fmt: skip
     page = (tmp_path / "p.html").read_text()
     for name, rung in rungs.items():
         assert set(rung) == KEYS
@@ -62,7 +64,8 @@ def test_the_ladder_is_priced_from_a_folder_to_files(tmp_path: Path) -> None:
     assert sizes["bf16"] == 2 * DIM
     assert sizes["int8"] == DIM + 4
     assert sizes["int4"] == 16 + 2
-    bytes_ = [rungs[name]["model_bytes"] for name in ("float32", "bf16", "int8", "int4", "int4_all")]
+    assert sizes["mixed"] == (sizes["int8"] + sizes["int4"]) / 2 + 1 / 8
+    bytes_ = [rungs[name]["model_bytes"] for name in ("float32", "bf16", "int8", "mixed", "int4")]
     assert bytes_ == sorted(bytes_, reverse=True)
     assert rungs["int4_all"]["pareto"]
     levers = {lever["name"]: lever for lever in written["levers"]}

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from kernel_paths import paths
 from test_compiled_encoder import Shape, random_weights
 
-from slipstream.compression.quantization import RUNGS, compressed, pack
+from slipstream.compression.quantization import RUNGS, compressed, mixed, pack
 from slipstream.inference.compiled_encoder import ENCODER, encoder_of
 from slipstream.inference.item_index import SCAN, ItemIndex
 from slipstream.inference.item_rows import ItemRows, rows_of
 from slipstream.inference.packed_weights import BOOKS, CENTROIDS, PARTS, Form, Packed
 
-FORMS: tuple[Form, ...] = ("bfloat16", "int8", "int4", "codes")
+FORMS: tuple[Form, ...] = ("bfloat16", "int8", "int4", "codes", "mixed")
 
 
 def table(random: np.random.Generator, items: int, dim: int) -> np.ndarray:
@@ -29,7 +29,13 @@ def table(random: np.random.Generator, items: int, dim: int) -> np.ndarray:
 
 
 def packed_as(form: Form, rows: np.ndarray) -> Packed:
-    """For product codes any codes and books do: what is tested is how they are read."""
+    """For product codes any codes and books do: what is tested is how they are read.
+
+    Of mixed rows now and then all are int8, or none.
+    """
+    if form == "mixed":
+        random = np.random.default_rng(rows.size)
+        return mixed(rows, random.random(len(rows)) < random.choice([0, 0.5, 1]))
     if form != "codes":
         return pack(rows, form)
     random, columns = np.random.default_rng(len(rows)), rows.shape[1]
@@ -108,7 +114,7 @@ def test_an_encoder_looks_up_packed_rows_as_if_they_were_float32(path: str, form
     ours = encoder_of(weights | {"item": rows_of(packed)}, kernel_choice=path, lean=True)
     theirs = encoder_of(weights | {"item": packed.unpack()}, kernel_choice=path)
     random = np.random.default_rng(1)
-    item = random.integers(0, len(packed.codes), 40).astype(np.int32)
+    item = random.integers(0, packed.count, 40).astype(np.int32)
     time_us = np.sort(random.integers(0, 10**12, 40))
     offsets = np.array([0, 7, 7, 40])
     np.testing.assert_array_equal(ours.encode(offsets, item, time_us), theirs.encode(offsets, item, time_us))
@@ -130,6 +136,8 @@ def test_wrong_tables_are_refused() -> None:
     copy = vars(search_copy(vectors, np.ones(40, bool))).values()
     codes, scale = np.ones((40, 8), np.int8), np.ones(40, np.float32)
     found.module.open(*copy, codes, 40, 8, 2, scale, None)
+    form, place, parts, _ = ItemRows(mixed(vectors, np.arange(40) % 3 == 0)).for_kernel()
+    found.module.open(*copy, place, 40, 8, form, parts, None)
     for wrong in (
         (codes, 40, 8, 2, None, None),
         (codes, 40, 8, 2, scale[1:], None),
@@ -143,9 +151,29 @@ def test_wrong_tables_are_refused() -> None:
         (codes, 40, 8, 0, None, None),
         (vectors, 40, 8, 0, scale, None),
         (codes.astype(np.uint16), 40, 8, 3, scale, None),
+        *mixed_and_wrong(),
     ):
         with pytest.raises((ValueError, BufferError)):
             found.module.open(*copy, *wrong)
+
+
+def mixed_and_wrong() -> list[tuple]:
+    """Tables of mixed rows that do not fit together."""
+    packed = mixed(np.ones((40, 8), np.float32), np.arange(40) % 3 == 0)
+    form, place, parts, _ = ItemRows(packed).for_kernel()
+    beyond, below = place.copy(), place.copy()
+    beyond[0], below[1] = 14, -27
+    wrong = [
+        (place, parts[:3]),
+        (place, list(parts)),
+        (place, None),
+        (place[1:], parts),
+        (place.astype(np.int64), parts),
+        (beyond, parts),
+        (below, parts),
+    ]
+    wrong += [(place, (*parts[:n], parts[n][1:], *parts[n + 1 :])) for n in range(4)]
+    return [(codes, 40, 8, form, both, None) for codes, both in wrong]
 
 
 ITEMS, DIM = 6_000, 32
@@ -166,7 +194,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("large")
     for rung in RUNGS:
         with writing(place / rung.name, "model") as writer:
-            save_model("transformer", compressed(model, rung), writer)
+            save_model("transformer", compressed(model, rung, np.arange(ITEMS)), writer)
     return place
 
 
@@ -186,5 +214,5 @@ def test_resident_bytes_are_what_opening_and_answering_leave_in_memory(large: Pa
     resident = model.resident_bytes() - model.encoder.kernel_bytes
     assert abs(held - resident) < 0.03 * resident + 60_000
     table_bytes = 4 * ITEMS * DIM
-    if name in ("int8", "int4", "codes"):
+    if name in ("int8", "mixed", "int4", "codes"):
         assert resident < table_bytes  # with the search copy: nowhere is the table float32

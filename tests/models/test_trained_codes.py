@@ -63,7 +63,7 @@ def test_the_table_is_codes_and_packing_it_as_such_loses_nothing(world, trained,
     codes = trained.packed_weights()["item"].checked("item")
     assert codes.form == "codes"
     assert codes.nbytes == (ITEMS + 2) * BOOKS + BOOKS * CENTROIDS * 2 * SETTINGS.dim // PARTS
-    packed = compressed(trained, CODES)
+    packed = compressed(trained, CODES, world.train.item_counts)
     np.testing.assert_array_equal(packed.item_vectors(), trained.item_vectors())
     queries = world.validation.queries
     with writing(tmp_path / "m", "model") as writer:
@@ -80,7 +80,7 @@ def test_the_books_are_learned_and_the_model_is_as_good_with_them(world, trained
     assert with_them > 0.97 * full
     losses = [row["loss"] for row in trained.report.curve[SETTINGS.epochs :]]
     assert losses[-1] < losses[0]
-    found = compressed(plain, CODES).packed_weights()["item"]
+    found = compressed(plain, CODES, world.train.item_counts).packed_weights()["item"]
     assert (found.scale != trained.packed_weights()["item"].scale).any()
 
 

@@ -88,7 +88,7 @@ def test_saved_loaded_and_quantized_it_still_knows_the_person(model, data, tmp_p
         save_model("transformer", model, writer)
     _, loaded = load_model(open_artifact(tmp_path / "m", "model"))
     assert np.array_equal(loaded.score(queries), model.score(queries), equal_nan=True)
-    small = compressed(model, RUNGS[2])
+    small = compressed(model, RUNGS[2], data.train.item_counts)
     assert answer(small, 5, PERSON[BACKWARD]) == 4
 
 

@@ -75,12 +75,14 @@ class Priced:
 class Asked:
     """What the rungs are measured on: queries with what followed, and the items that may be an answer.
 
+    events: [I], of each item in what was learned from.
     candidates: [I] or [Q, I], True where an item may be; None: all may.
     """
 
     holdout: Holdout
     items: Vocabulary
     users: Vocabulary
+    events: NDArray[np.int64]
     candidates: NDArray[np.bool_] | None = None
 
 
@@ -110,7 +112,7 @@ def ladder(name: str, model: Compressible, asked: Asked) -> list[Served]:
     for rung in RUNGS:
         if rung.name in without:
             continue
-        packed = packed_for(model, rung)
+        packed = packed_for(model, rung, asked.events)
         small = model if rung.name == FLOAT32 else model.with_weights(packed)
         items = sum(p.nbytes for n, p in packed.items() if roles.get(n) == "items")
         index, release = small.index(), _release_bytes(name, small, asked)

@@ -87,7 +87,7 @@ def price(
         run = Run(arena, model_name, kind, K, context, keep_model=True)
         model: Any = run.fitted(settings, watch)[0]
         cut = arena.board
-        asked = Asked(cut.test, cut.past.items, cut.past.users, cut.candidates)
+        asked = Asked(cut.test, cut.past.items, cut.past.users, cut.train.item_counts, cut.candidates)
         return price_of(
             model, asked, Of(model_name, arena.data_name, board_name, seed), watch.costs["fit"].cpu_s
         )

@@ -8,7 +8,6 @@ bit.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from slipstream.inference.packed_weights import Form, Packed
 
 PART = 1 << 14  # rows that are float32 at a time: 16 MB at 256 numbers
-FORMS: tuple[Form, ...] = ("float32", "bfloat16", "int8", "int4", "codes")
+FORMS: tuple[Form, ...] = ("float32", "bfloat16", "int8", "int4", "codes", "mixed")
 """By their number in packed_rows.h."""
 
 
@@ -27,10 +26,9 @@ class ItemRows:
     dtype = np.dtype(np.float32)
 
     def __init__(self, packed: Packed, factor: NDArray[np.float32] | None = None) -> None:
-        scale = packed.scale
-        self._packed = replace(packed, scale=None if scale is None else scale.astype(np.float32, copy=False))
+        self._packed = packed if packed.place is not None else packed.to_read()
         self.factor = factor  # [I]
-        self.shape = (len(packed.codes), packed.columns or packed.codes.shape[1])
+        self.shape = (packed.count, packed.columns or packed.codes.shape[1])
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -40,8 +38,8 @@ class ItemRows:
         return rows if self.factor is None else np.asarray(rows * self.factor[index][..., None])
 
     def arrays(self) -> list[NDArray[Any]]:
-        """All that is held: codes, and scales and factors where there are some."""
-        return [a for a in (self._packed.codes, self._packed.scale, self.factor) if a is not None]
+        """All that is held: codes, and scales, places and factors where there are some."""
+        return [*self._packed.stored(), *(a for a in (self._packed.place, self.factor) if a is not None)]
 
     def parts(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """All rows in order, some at a time."""
@@ -64,9 +62,15 @@ class ItemRows:
             factor[part] = times / np.maximum(length, 1e-12)
         return ItemRows(self._packed, factor)
 
-    def for_kernel(self) -> tuple[int, NDArray[Any], NDArray[np.float32] | None, NDArray[np.float32] | None]:
-        """What packed_rows.h wants: the form's number, codes, scales as float32 and factors."""
+    def for_kernel(self) -> tuple[int, NDArray[Any], Any, NDArray[np.float32] | None]:
+        """What packed_rows.h wants: the form's number, codes, scales as float32 and factors.
+
+        Of mixed rows: their places, and codes and scales of both kinds.
+        """
         packed = self._packed
+        if packed.parts is not None and packed.place is not None:
+            both = tuple(a for part in packed.parts for a in (part.codes, part.scale))
+            return FORMS.index(packed.form), packed.place, both, self.factor
         return FORMS.index(packed.form), packed.codes, packed.scale, self.factor
 
 

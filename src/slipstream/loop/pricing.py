@@ -68,10 +68,10 @@ def _asked(home: Home, name: str) -> tuple[Compressible, Asked, dict[str, Any]]:
     assert isinstance(model, Compressible)  # noqa: S101 - `check_packable` has said so
     meta = dict(trained_models(home)[name])
     snapshot = Snapshot.open(home.snapshot)
-    _, holdout = hold_out_last(snapshot, seed=meta["seed"], goal=meta.get("goal"))
+    train, holdout = hold_out_last(snapshot, seed=meta["seed"], goal=meta.get("goal"))
     if holdout is None:
         raise BadInput(
             "no user has three events, so what a smaller model loses cannot be measured",
             hint="collect more, or release without --budget",
         )
-    return model, Asked(holdout, snapshot.items, snapshot.users), meta
+    return model, Asked(holdout, snapshot.items, snapshot.users, train.item_counts), meta

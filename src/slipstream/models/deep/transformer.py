@@ -286,7 +286,7 @@ class Transformer:
     def resident_bytes(self) -> int:
         arrays = list(self.encoder.weights.values())
         for packed in () if self.packed is None else self.packed.values():  # kept for `save`
-            arrays += [packed.codes] if packed.scale is None else [packed.codes, packed.scale]
+            arrays += packed.stored()
         tables = [a for a in (*arrays, self._output) if isinstance(a, ItemRows)]
         arrays += [a for table in tables for a in table.arrays()]
         plain = (a for a in (*arrays, self._output) if not isinstance(a, ItemRows))
