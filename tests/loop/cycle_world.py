@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+import time
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 import slipstream
+from slipstream.events.impressions import person_of
+from slipstream.events.sqlite_impressions import Feedback, Served, SqliteImpressionStore
 from slipstream.loop.cycle import run_cycle
 from slipstream.loop.journal import Record
 from slipstream.loop.narrator import Silent
@@ -52,3 +55,19 @@ def policy(model: str = "item_neighbours", **over: Any) -> Policy:
 
 def run(space: Workspace, chosen: Policy) -> Record:
     return run_cycle(space.home, chosen, Silent())
+
+
+def answers(
+    space: Workspace, release: str, start_us: int, clicks: float, count: int = 400, arm: str = ""
+) -> None:
+    """`count` answers of ten items to as many people, and clicks on the first item of some of them."""
+    served, told = [], []
+    for n in range(count):
+        person, moment = person_of(f"q{n % 200}"), start_us + n
+        items, request = [f"m{i}" for i in range(10)], f"{release}-{start_us}-{n}"
+        served.append(Served(request, person, moment, release, arm, "model", items, [1.0] * 10))
+        if (n * 7919) % 1000 < 1000 * clicks:
+            click = Feedback(f"c-{request}", person, moment, request, "m0", "click", None, "")
+            told.append(click)
+    with SqliteImpressionStore(space.home.impressions) as store:
+        store.append(served, told, now_us=time.time_ns() // 1000)

@@ -12,14 +12,14 @@ from pathlib import Path
 import cycle_world
 import polars as pl
 import pytest
-from cycle_world import STEPS, policy, run
+from cycle_world import STEPS, answers, policy, run
 
 import slipstream
 from slipstream.artifacts import holding
 from slipstream.cli import main
 from slipstream.errors import BadInput, Busy, ConfigError, NotThere, UsageError
 from slipstream.events.impressions import person_of
-from slipstream.events.sqlite_impressions import Feedback, Served, SqliteImpressionStore
+from slipstream.events.sqlite_impressions import Feedback, SqliteImpressionStore
 from slipstream.loop import cycle_steps, journal
 from slipstream.loop.policy import Policy, Watch, read_policy
 from slipstream.loop.watching import look
@@ -218,22 +218,6 @@ def test_somebody_who_is_forgotten_meanwhile_is_in_nothing_that_goes_live(space:
     assert "p7" not in Release.open(current_release(space.home)).users
     with pytest.raises(NotThere):  # the mark still stands for what is made by hand
         space.release("popularity")
-
-
-def answers(
-    space: Workspace, release: str, start_us: int, clicks: float, count: int = 400, arm: str = ""
-) -> None:
-    """`count` answers of ten items to as many people, and clicks on the first item of some of them."""
-    served, told = [], []
-    for n in range(count):
-        person, moment = person_of(f"q{n % 200}"), start_us + n
-        items, request = [f"m{i}" for i in range(10)], f"{release}-{start_us}-{n}"
-        served.append(Served(request, person, moment, release, arm, "model", items, [1.0] * 10))
-        if (n * 7919) % 1000 < 1000 * clicks:
-            click = Feedback(f"c-{request}", person, moment, request, "m0", "click", None, "")
-            told.append(click)
-    with SqliteImpressionStore(space.home.impressions) as store:
-        store.append(served, told, now_us=time.time_ns() // 1000)
 
 
 @pytest.mark.parametrize(("clicks", "outcome"), [(0.05, "rolled back"), (0.6, "promoted")])

@@ -282,17 +282,15 @@ def _watch(cycle: Cycle) -> Told:
         return {"outcome": "promoted", "why": why, "looks": 0}
     promoted_us = int(cycle.told("promote")["promoted_us"])
     until_us, looks = watched_until_us(watch, promoted_us), 0
+    if (ended := _no_longer_live(cycle)) is not None:
+        return ended | {"looks": looks}
     control = control_arm.begin(cycle.home, name, earlier, watch.control) if watch.control else None
     if watch.control and control is None:
         cycle.narrator.line("another experiment runs: no control arm, the hours before are compared")
     while True:
         seen, looks = look(cycle.home, watch, name, earlier, promoted_us, control), looks + 1
-        last = promotions(cycle.home.releases)[-1]
-        if last.name != name and last.back and last.why.startswith(name):  # killed after it had gone back
-            return {"outcome": "rolled back", "why": last.why, "looks": looks}
-        if last.name != name:
-            other = f"{why}; while it was watched, {last.name} was made live by hand"
-            return {"outcome": "promoted", "why": other, "looks": looks}
+        if (ended := _no_longer_live(cycle)) is not None:
+            return ended | {"looks": looks}
         if seen.verdict == "worse":
             told = f"{name} was worse: {seen.why}"
             rollback(cycle.home.releases, leaving=name, why=told)
@@ -300,6 +298,17 @@ def _watch(cycle: Cycle) -> Told:
         if time.time_ns() // 1000 >= until_us:
             return {"outcome": "promoted", "why": why, "looks": looks, "seen": seen.why}
         wait_for_the_next_look(watch, until_us)
+
+
+def _no_longer_live(cycle: Cycle) -> Told | None:
+    """How the watch ended where something else is live by now; None while the candidate is."""
+    name, last = cycle.record.name, promotions(cycle.home.releases)[-1]
+    if last.name == name:
+        return None
+    if last.back and last.why.startswith(name):  # killed after it had gone back
+        return {"outcome": "rolled back", "why": last.why}
+    why = f"{cycle.told('gate')['why']}; while it was watched, {last.name} was made live by hand"
+    return {"outcome": "promoted", "why": why}
 
 
 STEPS: dict[str, Callable[[Cycle], Told]] = {
