@@ -1,6 +1,7 @@
 """iALS: each half step against the plain normal equations, and what a fold-in promises."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -8,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slipstream.dataset.queries import queries_of, query_of
+from slipstream.dataset.queries import Holdout, queries_of, query_of
 from slipstream.dataset.snapshot import snapshot_of
 from slipstream.dataset.vocabulary import Vocabulary
 from slipstream.models.recommender import Continues, Earlier, FitContext, TrainingData, refit
-from slipstream.models.simple.ials import Ials, IalsSettings, _padded, _Side
+from slipstream.models.simple.ials import ITERATIONS, Ials, IalsSettings, _padded, _Side
+from slipstream.models.validation import validation_ndcg
 
 CHOSEN = IalsSettings(dim=6, iterations=5, unobserved=0.2, regularisation=0.02, half_life=0.0)
 
@@ -123,6 +125,23 @@ def test_the_middle_of_the_road_without_validation() -> None:
     model = Ials.fit(world(), IalsSettings(dim=4, iterations=2), FitContext())
     assert model.settings.unobserved > 0
     assert model.settings.regularisation == 0.01
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_number_of_rounds_is_the_one_that_validation_likes_best(seed: int) -> None:
+    data = world()
+    asked = queries_of(data.train, np.arange(data.train.user_count))
+    target = np.random.default_rng(seed).integers(0, data.train.item_count, len(asked)).astype(np.int32)
+    judged = replace(data, validation=Holdout(asked, np.arange(len(asked) + 1), target, repeat=True))
+    left_open = CHOSEN.model_copy(update={"iterations": None})
+    found = Ials.fit(judged, left_open, FitContext())
+    fixed = [left_open.model_copy(update={"iterations": rounds}) for rounds in ITERATIONS]
+    models = [Ials.fit(judged, settings, FitContext()) for settings in fixed]
+    quality = [validation_ndcg(model.score, judged.validation) for model in models]
+    best = int(np.argmax(quality))
+    assert max(quality) > min(quality)
+    assert found.settings == fixed[best]
+    np.testing.assert_array_equal(found.item_vectors(), models[best].item_vectors())
 
 
 @given(st.lists(st.integers(0, 5_000), min_size=1))

@@ -14,6 +14,7 @@ moves with the calendar; and at query time events may fade by their rank from th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -32,6 +33,7 @@ from slipstream.models.validation import best_of, sample_holdout, validation_ndc
 from slipstream.randomness import generator
 
 VALIDATION_USERS = 2_000
+ITERATIONS = (4, 6, 10)
 WARM = "warm_start"
 DAY_US = 86_400_000_000
 BATCH_FLOATS = 2_000_000
@@ -55,7 +57,8 @@ class IalsSettings(Settings):
     }
 
     dim: int = Field(64, ge=1, le=2048)
-    iterations: int = Field(10, ge=1)
+    iterations: int | None = Field(None, ge=1)
+    """None: as many of ITERATIONS as validation likes best."""
     choosing_iterations: int = Field(4, ge=1)
     """Iterations of each point that is tried while choosing."""
     unobserved: float | None = Field(None, gt=0)
@@ -94,7 +97,7 @@ class Ials:
         sparse = train.event_count < 20 * train.user_count
         return IalsSettings(
             dim=256 if sparse else 64,
-            iterations=8 if train.event_count > 5_000_000 else 10,
+            iterations=8 if train.event_count > 5_000_000 else None,
             fresh_days=None if train.time_us is not None else 0.0,
             half_life=None if train.ordered else 0.0,
         )
@@ -104,9 +107,7 @@ class Ials:
         """A round costs O(E · D² + (U + I) · D³); memory O((U + I) · D) beside the batches."""
         rounds = _Rounds(data, settings, context)
         chosen = rounds.choose()
-        model = rounds.model(chosen, settings.iterations)
-        if settings.half_life is None and rounds.holdout is not None:
-            model = rounds.with_memory(model)
+        model = rounds.trained(chosen)
         model.report.notes["tried"] = rounds.tried
         return model
 
@@ -290,9 +291,35 @@ class _Rounds:
         model.report.notes[WARM] = True
         return model
 
+    def trained(self, settings: IalsSettings) -> Ials:
+        """With the given number of iterations, else that of the best validation; its settings say which.
+
+        Each is judged with the memory that suits it: without one the early rounds look better than they are.
+        """
+        iterations = settings.iterations
+        if iterations is not None or self.holdout is None:
+            return self._remembering(self.model(settings, iterations or ITERATIONS[-1]))
+        best, quality = None, -1.0
+        for done, items in enumerate(self._sweeps(settings, ITERATIONS[-1]), start=1):
+            if done in ITERATIONS:
+                counted = settings.model_copy(update={"iterations": done})
+                model = self._remembering(Ials(items, self.known, counted, FitReport()))
+                value = validation_ndcg(model.score, self.holdout)
+                if value > quality:
+                    best, quality = model, value
+        assert best is not None  # noqa: S101 - there are rounds
+        return best
+
     def model(
         self, settings: IalsSettings, iterations: int, start: NDArray[np.float32] | None = None
     ) -> Ials:
+        *_, items = self._sweeps(settings, iterations, start)
+        return Ials(items, self.known, settings, FitReport())
+
+    def _sweeps(
+        self, settings: IalsSettings, iterations: int, start: NDArray[np.float32] | None = None
+    ) -> Iterator[NDArray[np.float32]]:
+        """The item vectors [I, D] after each iteration."""
         draw = generator(self.context.seed, "ials")
         by_user = _fresh_matrix(self.train, settings.fresh_days or 0.0)
         by_item = by_user.T.tocsr()
@@ -304,13 +331,14 @@ class _Rounds:
             self.context.progress(done, iterations, "least squares")
             people = _half(items, by_user, settings)
             items = _half(people, by_item, settings)
-        return Ials(items, self.known, settings, FitReport())
+            yield items
 
-    def with_memory(self, model: Ials) -> Ials:
-        """The same factors with the half-life that suits validation best."""
+    def _remembering(self, model: Ials) -> Ials:
+        """The same factors with the half-life that suits validation best, where none is given."""
+        if self.settings.half_life is not None or self.holdout is None:
+            return model
         made = [model.remembering(half_life) for half_life in _HALF_LIVES]
         self.tried += len(made)
-        assert self.holdout is not None  # noqa: S101 - fit() asks only with one
         holdout = self.holdout
         return best_of(made, lambda tried: validation_ndcg(tried.score, holdout))[0]
 
