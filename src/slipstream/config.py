@@ -175,6 +175,11 @@ class Home:
         return self.root / "catalogue"
 
     @property
+    def people(self) -> Path:
+        """The table of people, where there is one."""
+        return self.catalogue / "users.parquet"
+
+    @property
     def triples(self) -> Path:
         return self.root / "triples"
 

@@ -39,7 +39,7 @@ def forget_person(home: Home, store: EventStore, user_id: str) -> int:
         with SqliteImpressionStore(home.impressions) as impressions:
             _patiently(lambda: impressions.forget(user_id))
     forget_in_rejects(home.rejects, user_id)
-    people = home.catalogue / "users.parquet"
+    people = home.people
     if people.exists():
         table = pl.read_parquet(people)
         if user_id in table["user_id"]:

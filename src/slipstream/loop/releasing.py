@@ -94,6 +94,7 @@ def make_release(
         popularity=Named(FALLBACK, trained_model(home, FALLBACK)),
         path_reasoner=Named(EXPLAINS, trained_model(home, EXPLAINS)) if explains else None,
         items=read_table_of(home, "items"),
+        people=read_table_of(home, "users"),
         graph=open_graph(home, snapshot),
         metrics={"validation_ndcg@10": trained.get(chosen, {}).get("validation_ndcg")},
         rules=rules or read_rules(home.root),

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from slipstream.config import Home
 from slipstream.dataset.queries import Queries
+from slipstream.dataset.vocabulary import UNKNOWN
 from slipstream.errors import UnknownName, UsageError
 from slipstream.models.recommender import Searchable
 from slipstream.recommend.live_users import BUDGET_BYTES, LiveUsers, UserState
@@ -25,6 +26,7 @@ from slipstream.recommend.newcomers import AddedItems, LiveShelf, Shelf
 from slipstream.recommend.ranking import rank
 from slipstream.recommend.release import Release
 from slipstream.recommend.rules import Rules, read_rules
+from slipstream.recommend.segments import Members
 from slipstream.recommend.shortlist import Scored, Searched, Shortlist, varied, with_newcomers
 from slipstream.recommend.slate import Reason, Slate, SlateItem, Tier
 
@@ -42,7 +44,8 @@ class Request:
 
     history: item ids, oldest first; given, it stands in place of what is stored about the user.
     allow: only these items (None: all). filters: {attribute: values}, an item needs one value of each.
-    time_us: answer as of this moment, with the events up to it. context: kept for models that use it.
+    time_us: answer as of this moment, with the events up to it. context: an attribute by which people are
+    segmented counts for a person without a history; else kept for models that use it.
     """
 
     user_id: str | None = None
@@ -91,6 +94,12 @@ class Pipeline:
             budget_bytes=budget_bytes,
         )
         self._slate_cache = slate_cache
+        segments = release.segments
+        self._segments = segments if segments is not None and segments.column == self.rules.segment else None
+        self._members: Members | None = None
+        self.by_segment = 0  # answers by the popularity of a segment
+        if home is not None and self._segments is not None:
+            self._members = Members(home.people, self._segments)
 
     def recommend(self, request: Request) -> Slate:
         """The slate: as of `time_us`, else as of now with every acknowledged event.
@@ -102,14 +111,16 @@ class Pipeline:
         shelf = self._shelf.now()
         user = self._user(request)
         memo = user.memo if self._slate_cache else None
-        key = None if memo is None else _key(request)
+        segment = self._segment(request.user_id, request.context, user)
+        self.by_segment += segment >= 0
+        key = None if memo is None else _key(request, segment)
         if memo is not None and key is not None:
             if (found := memo.slate(key, shelf)) is not None:
                 return self._again(found, request)
-            slate = self._fresh(request, user, shelf)
+            slate = self._fresh(request, user, shelf, segment)
             memo.keep(key, shelf, slate)
         else:
-            slate = self._fresh(request, user, shelf)
+            slate = self._fresh(request, user, shelf, segment)
         self._users.settle(user)
         return slate
 
@@ -142,8 +153,17 @@ class Pipeline:
         request_id = request.request_id or secrets.token_hex(16)
         return Slate(request_id, request.user_id, slate.items, tier, slate.release, self._age_s())
 
-    def _fresh(self, request: Request, user: UserState, shelf: Shelf) -> Slate:
-        shortlist, tier = self._shortlist(user, request.time_us, shelf)
+    def _segment(self, user_id: str | None, context: Mapping[str, Any], user: UserState) -> int:
+        """The segment of a person of whom the model knows nothing; UNKNOWN (-1) for others and for none."""
+        segments = self._segments
+        if segments is None or user.number >= 0 or len(user.query().item):
+            return UNKNOWN
+        if segments.column in context:
+            return segments.number(context[segments.column])
+        return UNKNOWN if self._members is None or user_id is None else self._members.number(user_id)
+
+    def _fresh(self, request: Request, user: UserState, shelf: Shelf, segment: int) -> Slate:
+        shortlist, tier = self._shortlist(user, request.time_us, shelf, segment)
         excluded = self._excluded(request, user, shelf)
         chosen = self._choose(shortlist, excluded, request.k, shelf)
         reasons: list[tuple[Reason, ...]] = [()] * len(chosen)
@@ -156,6 +176,7 @@ class Pipeline:
                 now_us=request.time_us,
                 paths=self.release.settings.paths_per_item,
                 history=self.release.settings.history_per_item,
+                segment=segment,
             )
         return self._slate(request.user_id, chosen, reasons, tier, shelf, request.request_id)
 
@@ -164,8 +185,10 @@ class Pipeline:
         shelf = self._shelf.now()
         item = _known(shelf, item_id)
         user = self._users.state(user_id)
-        _, tier = self._shortlist(user, None, shelf)
-        return self.release.reasons(shelf).of([item], user, shelf, tier, paths=5, history=3)[0]
+        segment = self._segment(user_id, {}, user)
+        _, tier = self._shortlist(user, None, shelf, segment)
+        reasons = self.release.reasons(shelf)
+        return reasons.of([item], user, shelf, tier, paths=5, history=3, segment=segment)[0]
 
     def similar(self, item_id: str, k: int) -> Slate:
         """Items like one item: by what the model knows of it, else by shared attributes."""
@@ -208,7 +231,9 @@ class Pipeline:
             state = self._users.given(request.user_id, request.history or ())
         return state if request.time_us is None else state.until(request.time_us)
 
-    def _shortlist(self, user: UserState, now_us: int | None, shelf: Shelf) -> tuple[Shortlist, Tier]:
+    def _shortlist(
+        self, user: UserState, now_us: int | None, shelf: Shelf, segment: int
+    ) -> tuple[Shortlist, Tier]:
         """What the best items are chosen from, and who says so: popularity where nothing is known."""
         query = user.query(now_us)
         if user.number >= 0 or len(query.item):
@@ -220,7 +245,10 @@ class Pipeline:
                 scores = self._primary_scores(user, query)
                 if np.isfinite(scores).any():
                     return Scored(np.concatenate([scores, shelf.new_scores(scores)])), "model"
-        scores = self.release.popularity.score(query)[0]
+        if self._segments is not None and segment >= 0:
+            scores = self._segments.scores(segment)
+        else:
+            scores = self.release.popularity.score(query)[0]
         return Scored(np.concatenate([scores, shelf.new_scores(scores)])), "popularity"
 
     def _vector(self, model: Searchable, user: UserState, query: Queries) -> NDArray[np.float32]:
@@ -301,14 +329,14 @@ def never_shown(shelf: Shelf, rules: Rules) -> NDArray[np.bool_]:
     return excluded
 
 
-def _key(request: Request) -> Hashable | None:
+def _key(request: Request, segment: int) -> Hashable | None:
     """What an answer depends on beside the user and the shelf; None: not worth keeping."""
     if request.time_us is not None or request.context:
         return None
     if len(request.exclude) + len(request.allow or ()) > MOST_NAMED:
         return None
     filters = tuple(sorted((column, tuple(values)) for column, values in request.filters.items()))
-    return request.k, request.explain, named(request.exclude), named(request.allow), filters
+    return request.k, request.explain, named(request.exclude), named(request.allow), filters, segment
 
 
 def _known(shelf: Shelf, item_id: str) -> int:

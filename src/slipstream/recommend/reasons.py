@@ -16,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.dataset.queries import Queries
+from slipstream.dataset.vocabulary import UNKNOWN
 from slipstream.models.recommender import ExplainsByHistory, ExplainsByPaths, ExplainsFromState, PathGroup
 from slipstream.recommend.live_users import UserState
 from slipstream.recommend.newcomers import Shelf
+from slipstream.recommend.segments import Segments
 from slipstream.recommend.slate import Reason, Tier
 from slipstream.recommend.wording import Wording
 
@@ -41,6 +43,7 @@ class Reasons:
     by_history: ExplainsByHistory | None
     people: NDArray[np.int32]  # [I] distinct users of each item
     wording: Wording
+    segments: Segments | None = None
     counted: bool = False
 
     @cached_property
@@ -58,14 +61,15 @@ class Reasons:
         now_us: int | None = None,
         paths: int = 2,
         history: int = 1,
+        segment: int = UNKNOWN,
     ) -> list[tuple[Reason, ...]]:
         """The reasons of each item of `items` (shelf numbers): paths, else history items.
 
-        paths, history: the most of each kind. Cost: one path search for all items; one call for the
-        contributions if some item has no path.
+        paths, history: the most of each kind. segment: whose popularity it was. Cost: one path search for all
+        items; one call for the contributions if some item has no path.
         """
         if tier == "popularity" or self.counted:
-            return [self._popularity(item) for item in items]
+            return [self._popularity(item, segment) for item in items]
         query = user.query(now_us)
         walked = self._paths([item for item in items if item < len(shelf.items)], query, user, paths)
         found = [
@@ -77,9 +81,13 @@ class Reasons:
             found[row] = reasons
         return found
 
-    def _popularity(self, item: int) -> tuple[Reason, ...]:
+    def _popularity(self, item: int, segment: int) -> tuple[Reason, ...]:
         if item >= len(self.people) or not (people := int(self.people[item])):
             return ()
+        own = self.segments
+        if own is not None and segment >= 0 and (alike := own.touched(segment, item)):
+            who = f"{own.column}: {own.values[segment]}"
+            return (Reason("popularity", self.wording.popularity(alike, who), 1.0),)
         return (Reason("popularity", self.wording.popularity(people), 1.0),)
 
     def _paths(

@@ -6,6 +6,7 @@
     primary/ popularity/ path_reasoner/   models
     similar_items, similar_scores   the most alike of each item, where that was cheap to find
     labels/             what people read for graph entities
+    segments/           popularity by one attribute of people, if a rule asks for it
     settings, rules, metrics   JSON
 
 The manifest's meta holds the name, the time, the fingerprint of the science settings and the price.
@@ -49,6 +50,7 @@ from slipstream.recommend.newcomers import Shelf
 from slipstream.recommend.ranking import rank
 from slipstream.recommend.reasons import Reasons
 from slipstream.recommend.rules import Rules
+from slipstream.recommend.segments import PART, Segments
 from slipstream.recommend.wording import Language, Wording
 
 KIND = "release"
@@ -146,6 +148,10 @@ class Release:
         return load_model(self._artifact.part("popularity"))[1]
 
     @cached_property
+    def segments(self) -> Segments | None:
+        return Segments.read(self._artifact.part(PART)) if self._artifact.has(f"{PART}/part.json") else None
+
+    @cached_property
     def by_paths(self) -> ExplainsByPaths | None:
         """The model that explains by paths: the primary if it can, else one that ships beside it."""
         if isinstance(self.primary, ExplainsByPaths):
@@ -193,6 +199,7 @@ class Release:
             by_paths=self.by_paths,
             by_history=primary if isinstance(primary, ExplainsByHistory) else None,
             people=self.people,
+            segments=self.segments,
             counted=type(primary) is type(self.popularity),
             wording=Wording(self.settings.language, self.settings.verbs, title, self.labels),
         )
@@ -230,6 +237,7 @@ def write_release(
     popularity: Named,
     path_reasoner: Named | None = None,
     items: pl.DataFrame | None = None,
+    people: pl.DataFrame | None = None,
     graph: LinkedGraph | None = None,
     metrics: Mapping[str, Any] | None = None,
     rules: Rules | None = None,
@@ -241,7 +249,8 @@ def write_release(
 ) -> Path:
     """Write the release `folder/name` and give its path. It is not live before `promote`.
 
-    snapshot: what the models were trained on. items: catalogue rows with `item_id`. graph: its labels go in,
+    snapshot: what the models were trained on. items: catalogue rows with `item_id`.
+    people: rows with `user_id`, for the segments of the rules. graph: its labels go in,
     its edges are the path reasoner's own. forgotten: how many people had been forgotten by then.
     added_bytes: of the log of added items, that are in `items`. compression: which form of `primary` this is
     and why; it has a `rung`. Appears all at once; its price (bytes, p50 of an answer in milliseconds) is
@@ -274,6 +283,9 @@ def write_release(
             Catalogue.of(snapshot.items, items).write(part)
         with writer.part("labels", "labels") as part:
             _write_labels(part, graph)
+        if rules.segment and (segments := Segments.of(snapshot, people, rules.segment)) is not None:
+            with writer.part(PART, PART) as part:
+                segments.write(part)
         for place, named in (
             ("primary", primary),
             ("popularity", popularity),

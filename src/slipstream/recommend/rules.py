@@ -32,6 +32,9 @@ class Rules(Settings):
     """{attribute: n}: at most n items of a slate share a value of the attribute, e.g. {"director": 2}."""
     minimum: int = Field(default=0, ge=0, le=500)
     """A slate that variety leaves shorter than this is filled up with the best of the held-back items."""
+    segment: str = ""
+    """Column of the table of people, e.g. "country": who has no history gets what is popular with those who
+    share its value. Counted when a release is made (see recommend/segments.py); "": nothing is."""
     new_item_slots: int = Field(default=1, ge=0, le=500)
     """Places at a slate's end kept for items added since the release (see recommend/newcomers.py)."""
 

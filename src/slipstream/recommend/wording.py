@@ -90,10 +90,12 @@ class Wording:
         tail = f", which also has {names}" if self._english else f"，它同样有{names}"
         return self._because(kind, self._name(item_id)) + tail
 
-    def popularity(self, people: int) -> str:
+    def popularity(self, people: int, who: str = "") -> str:
+        """who: what those people have in common."""
         if self._english:
-            return f"popular with {people:,} {'person' if people == 1 else 'people'}"
-        return f"受到{people}人欢迎"
+            common = f" ({who})" if who else ""
+            return f"popular with {people:,} {'person' if people == 1 else 'people'}{common}"
+        return f"受到{people}人{f'（{who}）' if who else ''}欢迎"
 
     def path(self, hops: Sequence[Hop], also: Sequence[str] = ()) -> str:
         """The whole path in one sentence; the last tail is called "this".

@@ -77,6 +77,7 @@ class Backend:
             Gauge("slipstream_release_age_seconds", "Age of the live release.", self._release_age_s),
             Gauge("slipstream_users_kept", "Users kept in memory.", lambda: self._kept()[0]),
             Gauge("slipstream_users_kept_bytes", "What they take.", lambda: self._kept()[1]),
+            Gauge("slipstream_segment_answers", "Answers by a segment's popularity.", self._by_segment),
             Gauge("slipstream_searched", "Queries the item index answered.", lambda: self._searched()[0]),
             Gauge("slipstream_rescored", "Items scored exactly for them.", lambda: self._searched()[1]),
         ]
@@ -194,6 +195,9 @@ class Backend:
 
     def _searched(self) -> tuple[int, int]:
         return (0, 0) if self._pipeline is None else self._pipeline.searched()
+
+    def _by_segment(self) -> int:
+        return 0 if self._pipeline is None else self._pipeline.by_segment
 
     def _kept(self) -> tuple[int, int]:
         return (0, 0) if self._pipeline is None else self._pipeline.kept()
