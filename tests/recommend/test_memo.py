@@ -231,3 +231,44 @@ def test_a_new_release_knows_the_latest_users_before_it_answers(
     assert counted.starts == before  # bob's event was a step
     assert new.recommend(Request(user_id="ann")).tier == "model"
     assert counted.starts == before + 1
+
+
+def test_idle_states_in_int8_keep_more_users_in_the_same_bytes_and_answer_nearly_the_same(
+    store: SqliteEventStore, tmp_path: Path
+) -> None:
+    release = film_world.with_model(film_world.release(tmp_path / "r"), transformer(window=32))
+    plain, resting = (
+        Pipeline(release, store, budget_bytes=120_000, idle_int8=idle) for idle in (False, True)
+    )
+    users, draw, furthest = resting._users, np.random.default_rng(2), 0.0
+    for step in range(120):
+        asked = Request(user_id=f"p{draw.integers(20)}", k=ITEMS, explain=True)
+        append(store, asked.user_id or "", (f"f{draw.integers(ITEMS)}", step))
+        expected = dict(shown(Pipeline(release, store, slate_cache=False).recommend(asked)))
+        found = dict(shown(resting.recommend(asked)))
+        plain.recommend(asked)
+        assert found.keys() == expected.keys()
+        furthest = max([furthest, *(abs(found[item] - expected[item]) for item in found)])
+        assert users.held_bytes == sum(s.nbytes for s in users._kept.values()) <= 120_000
+        assert users._awake is not None
+        assert users._awake_bytes == sum(users._kept[u].nbytes for u in users._awake)
+    assert 0 < furthest < 0.03  # the scores are about 1
+    assert len(users) > len(plain._users)
+
+
+def test_a_state_rests_once_and_not_while_somebody_is_at_it() -> None:
+    memory, model = ModelMemory(), transformer()
+    query = Queries(
+        np.array([0], np.int32), np.array([0, 3]), np.array([1, 2, 3], np.int32), np.array([1, 2, 3])
+    )
+    memory.rest()  # there is nothing yet
+    exact = memory.vector(model, query)
+    full = memory.nbytes
+    with memory._lock:
+        memory.rest()
+    assert memory.nbytes == full
+    memory.rest()
+    memory.rest()
+    assert memory.nbytes < 0.3 * full
+    np.testing.assert_array_equal(memory.vector(model, query), exact)  # the latest vector is kept as it is
+    assert memory.nbytes == full

@@ -90,6 +90,9 @@ def serve(
     burst: Annotated[
         int | None, typer.Option(help="Requests of a key that may come at once. [default: a second's]")
     ] = None,
+    idle_int8: Annotated[
+        bool, typer.Option(help="Keep what the model knows of idle users in int8: more of them fit.")
+    ] = False,
 ) -> None:
     """Serve the live release over HTTP: recommendations, events, explanations, and a page about the API."""
     from slipstream.errors import MissingExtra
@@ -109,7 +112,7 @@ def serve(
         port=port,
         insecure=insecure,
         workers=workers,
-        options=Options(slate_cache, memory_mb, access_log, rate, burst),
+        options=Options(slate_cache, memory_mb, access_log, rate, burst, idle_int8),
         announce=announce,
     )
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from slipstream.errors import BadInput
 from slipstream.inference.item_index import quantised
-from slipstream.inference.packed_weights import CENTROIDS, GROUP, ZERO, Form, Packed
+from slipstream.inference.packed_weights import CENTROIDS, GROUP, ZERO, Form, Packed, upper_half
 from slipstream.models.recommender import Compressible, WeightRole
 from slipstream.training.product_codes import product_codes
 
@@ -123,7 +123,7 @@ def pack(values: NDArray[np.float32], form: Form, *, turned: bool = False) -> Pa
     if form == "codes":
         return product_codes(values)
     if form == "bfloat16":
-        return Packed(form, _upper_half(values))
+        return Packed(form, upper_half(values))
     rows = (values.T if turned else values).astype(np.float64)
     if form == "int8":
         v, scale = quantised(rows)
@@ -136,10 +136,3 @@ def pack(values: NDArray[np.float32], form: Form, *, turned: bool = False) -> Pa
     codes = (v + ZERO).astype(np.uint8).reshape(count, groups * GROUP)
     pairs = codes[:, 0::2] | codes[:, 1::2] << 4
     return Packed(form, pairs, scale.reshape(count, groups), columns, turned)
-
-
-def _upper_half(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """bfloat16 nearest to each float32, ties to even."""
-    bits = values.view(np.uint32)
-    rounded = bits + np.uint32(0x7FFF) + (bits >> 16 & np.uint32(1))
-    return (rounded >> 16).astype(np.uint16)

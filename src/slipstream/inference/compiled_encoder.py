@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,13 @@ class RingState(EncoderState):
     @property
     def nbytes(self) -> int:
         return int(self.ring.nbytes) + (0 if self.left_out is None else self.left_out.own.nbytes)
+
+    @classmethod
+    def blank(cls, size: tuple[int, ...], dtype: Any) -> Self:
+        """size: layers, S, D."""
+        layers, slots, dim = size
+        pitch = -(-slots // PADDING) * PADDING
+        return cls(np.zeros((layers, 2, dim * pitch), dtype), slots, dim)
 
     def copy(self) -> RingState:
         twin = RingState(self.ring.copy(), self.keys.shape[1], self.keys.shape[2])
@@ -142,7 +149,7 @@ class CompiledEncoder(Encoder):
         )
 
     def start(self) -> RingState:
-        return RingState(self._rings(1)[0], self._slots, self.dim)
+        return RingState.blank((self.layers, self._slots, self.dim), self._dtype)
 
     def _rings(self, states: int) -> Floats:
         return np.zeros((states, self.layers, 2, self.dim * self._pitch), self._dtype)

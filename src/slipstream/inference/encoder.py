@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from slipstream.errors import CorruptArtifact
 from slipstream.inference.blocks import Block, Floats, HstuBlock, Ring, TransformerBlock, norm, silu, unit
 from slipstream.inference.item_rows import ItemRows
+from slipstream.inference.resting import RowsAtRest, StateAtRest
 
 TOKENS = 8192  # tokens of one batch of whole histories: its working memory stays within tens of MB
 
@@ -60,6 +61,17 @@ class EncoderState:
     @property
     def nbytes(self) -> int:
         return int(self.keys.nbytes + self.values.nbytes)
+
+    @classmethod
+    def blank(cls, size: tuple[int, ...], dtype: Any) -> Self:
+        """A state without a past; size: layers, W, D."""
+        return cls(np.zeros(size, dtype), np.zeros(size, dtype))
+
+    def at_rest(self) -> StateAtRest:
+        """The same in a quarter of the bytes, to be woken; rounded, see `resting`."""
+        keys, values = RowsAtRest.of(self.keys), RowsAtRest.of(self.values)
+        latest = self.count, self.last_us, self.vector
+        return StateAtRest(keys, values, *latest, self.keys.shape, self.keys.dtype, type(self))
 
     def copy(self) -> EncoderState:
         return EncoderState(self.keys.copy(), self.values.copy(), self.count, self.last_us, self.vector)
@@ -193,8 +205,7 @@ class Encoder:
 
     def start(self) -> EncoderState:
         """The state of a user without a past. Size: 2 · layers · W · D numbers."""
-        shape = (self.layers, self.window, self.dim)
-        return EncoderState(np.zeros(shape, self.item.dtype), np.zeros(shape, self.item.dtype))
+        return EncoderState.blank((self.layers, self.window, self.dim), self.item.dtype)
 
     def prefill(self, item: NDArray[np.int32], time_us: NDArray[np.int64] | None = None) -> EncoderState:
         """The state after a whole history, by one pass over its last `receptive_field` events."""

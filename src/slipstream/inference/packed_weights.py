@@ -90,7 +90,7 @@ class Packed:
         if self.form == "float32":
             return codes
         if self.form == "bfloat16":
-            return (codes.astype(np.uint32) << 16).view(np.float32)
+            return from_upper_half(codes)
         assert self.scale is not None  # noqa: S101 - `checked` at every door
         if self.form == "codes":
             centroids = self.scale[np.arange(BOOKS), codes].astype(np.float32)
@@ -161,6 +161,18 @@ class Packed:
         bits = int(np.unpackbits(self.codes).sum())  # none beyond the last row, or there would be too many
         last = np.unpackbits(self.codes, bitorder="little")[self.count :]
         return kinds and wide and whole and bits == often.count and not last.any()
+
+
+def upper_half(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """bfloat16 nearest to each float32, ties to even."""
+    bits = values.view(np.uint32)
+    rounded = bits + np.uint32(0x7FFF) + (bits >> 16 & np.uint32(1))
+    return (rounded >> 16).astype(np.uint16)
+
+
+def from_upper_half(halves: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """bfloat16 as float32."""
+    return (halves.astype(np.uint32) << 16).view(np.float32)
 
 
 def total_bytes(weights: Mapping[str, Packed]) -> int:

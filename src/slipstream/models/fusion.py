@@ -30,6 +30,7 @@ from slipstream.errors import ConfigError, SlipstreamError
 from slipstream.models.fusion_gates import HISTORY_STEPS, ITEM_STEPS, Gate, history_steps, item_steps
 from slipstream.models.fusion_weights import Bench, coordinate_search, gate_search, standardised
 from slipstream.models.recommender import (
+    AtRest,
     ExplainsByHistory,
     ExplainsByPaths,
     FitContext,
@@ -39,6 +40,7 @@ from slipstream.models.recommender import (
     PathGroup,
     PathReason,
     Recommender,
+    Rests,
     ScoreMatrix,
     TrainingData,
     refit,
@@ -75,6 +77,13 @@ class FusionState:
     @property
     def nbytes(self) -> int:
         return sum(part.nbytes for part in self.parts.values())
+
+    def at_rest(self) -> FusionState:
+        """With the parts at rest that can be."""
+        return FusionState({n: p.at_rest() if isinstance(p, Rests) else p for n, p in self.parts.items()})
+
+    def awake(self) -> FusionState:
+        return FusionState({n: p.awake() if isinstance(p, AtRest) else p for n, p in self.parts.items()})
 
 
 class Fusion:

@@ -168,6 +168,20 @@ class ModelState(Protocol):
 
 
 @runtime_checkable
+class AtRest(ModelState, Protocol):
+    """A state in fewer bytes, for the time that nobody asks."""
+
+    def awake(self) -> ModelState: ...
+
+
+@runtime_checkable
+class Rests(ModelState, Protocol):
+    """A state that can be kept in fewer bytes. It comes back rounded: answers may change a little."""
+
+    def at_rest(self) -> AtRest: ...
+
+
+@runtime_checkable
 class Incremental(Protocol):
     """Keeps a state of each user that one event advances: the next answer need not read the history again.
 

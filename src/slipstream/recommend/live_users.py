@@ -170,16 +170,21 @@ class LiveUsers:
         limit: int = 5_000,
         minimum_value: float | None = None,
         budget_bytes: int = BUDGET_BYTES,
+        idle_int8: bool = False,
     ) -> None:
         """user_events: [U] events of each user when the release was made. limit: events read of a user.
 
         budget_bytes: of all kept states with their memos; the longest unused go first.
+        idle_int8: beyond half of it, the model states of the longest unused are kept in a quarter of their
+        bytes; they come back rounded (`ModelMemory.rest`): an answer depends a little on who else was there.
         """
         self._store, self._items, self._users = store, items, users
         self._user_events, self._limit, self._budget = user_events, limit, budget_bytes
         self._minimum_value = minimum_value
         self._kept: OrderedDict[str, UserState] = OrderedDict()
         self._sizes: dict[str, int] = {}
+        self._awake: OrderedDict[str, None] | None = OrderedDict() if idle_int8 else None
+        self._awake_bytes = 0
         self.held_bytes = 0
         self._seen = StoreState(-1, -1)
         self._strangers = Memo()  # people without events are all alike
@@ -221,17 +226,40 @@ class LiveUsers:
         size = state.nbytes if state.memo is not self._strangers else 500
         self._kept[user_id], self._sizes[user_id] = state, size
         self.held_bytes += size
+        if self._awake is not None:
+            self._awake[user_id] = None
+            self._awake_bytes += size
+            self._put_to_rest(self._awake)
         while self.held_bytes > self._budget and len(self._kept) > 1:
             self._drop(next(iter(self._kept)))
 
+    def _put_to_rest(self, awake: OrderedDict[str, None]) -> None:
+        """The longest unused ones, until those awake take no more than half of the budget."""
+        while self._awake_bytes > self._budget // 2 and len(awake) > 1:
+            user_id, _ = awake.popitem(last=False)
+            self._awake_bytes -= self._sizes[user_id]
+            memo = self._kept[user_id].memo
+            if memo is None or memo is self._strangers:
+                continue
+            memo.model.rest()
+            size = self._kept[user_id].nbytes
+            self.held_bytes += size - self._sizes[user_id]
+            self._sizes[user_id] = size
+
     def _drop(self, user_id: str) -> UserState | None:
-        self.held_bytes -= self._sizes.pop(user_id, 0)
+        size = self._sizes.pop(user_id, 0)
+        self.held_bytes -= size
+        if self._awake is not None and user_id in self._awake:
+            del self._awake[user_id]
+            self._awake_bytes -= size
         return self._kept.pop(user_id, None)
 
     def _clear(self) -> None:
         self._kept.clear()
         self._sizes.clear()
-        self.held_bytes = 0
+        self.held_bytes = self._awake_bytes = 0
+        if self._awake is not None:
+            self._awake.clear()
 
     def _catch_up(self, store: EventStore) -> None:
         """Append what arrived since the last look, from any process; drop all after a forgetting."""

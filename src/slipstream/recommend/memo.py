@@ -11,13 +11,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.dataset.queries import Queries
-from slipstream.models.recommender import ExplainsFromState, Incremental, ModelState, ScoreMatrix, Searchable
+from slipstream.models.recommender import (
+    AtRest,
+    ExplainsFromState,
+    Incremental,
+    ModelState,
+    Rests,
+    ScoreMatrix,
+    Searchable,
+)
 
 if TYPE_CHECKING:
     from slipstream.recommend.newcomers import Shelf
@@ -36,7 +44,8 @@ class ModelMemory:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._state: ModelState | None = None
+        self._state: ModelState | AtRest | None = None
+        self._resting = False
         self._seen = 0  # events of the query that the state holds
 
     @property
@@ -63,11 +72,27 @@ class ModelMemory:
         with self._lock:
             if self._state is None or self._seen != len(query.item):
                 return model.contributions(query, items)
-            return model.contributions_from(self._state, query, items)
+            return model.contributions_from(self._awake(), query, items)
+
+    def rest(self) -> None:
+        """Keep the state in fewer bytes until it is asked for; not while somebody is at it."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if isinstance(self._state, Rests) and not self._resting:
+                    self._state, self._resting = self._state.at_rest(), True
+            finally:
+                self._lock.release()
+
+    def _awake(self) -> Any:
+        state: Any = self._state
+        if self._resting:
+            self._state, self._resting = state.awake(), False
+        return self._state
 
     def _advanced(self, model: Incremental, query: Queries) -> ModelState | None:
         """The state after the query's history; None if another thread has gone ahead with a later one."""
-        state, new = self._state, len(query.item) - self._seen
+        state: ModelState | None = self._awake()
+        new = len(query.item) - self._seen
         if state is not None and new < 0:
             return None
         self._state = None  # a step that fails half way leaves nothing behind

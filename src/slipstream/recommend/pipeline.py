@@ -73,11 +73,13 @@ class Pipeline:
         rules: Rules | None = None,
         slate_cache: bool = True,
         budget_bytes: int = BUDGET_BYTES,
+        idle_int8: bool = False,
     ) -> None:
         """store: where histories are read; without one they come in requests.
 
         home: whose rules and added items stand over those of the release. added, rules: the same, one by one.
         slate_cache: keep finished slates. budget_bytes: of what is kept of users, slates included.
+        idle_int8: see `LiveUsers`.
         """
         if home is not None:
             added, rules = added or AddedItems(home.catalogue), rules or read_rules(home.root, release.rules)
@@ -92,6 +94,7 @@ class Pipeline:
             limit=release.settings.history_limit,
             minimum_value=release.settings.minimum_value,
             budget_bytes=budget_bytes,
+            idle_int8=idle_int8,
         )
         self._slate_cache = slate_cache
         segments = release.segments

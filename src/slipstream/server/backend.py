@@ -150,6 +150,7 @@ class Backend:
             rules=rules,
             slate_cache=self.options.slate_cache,
             budget_bytes=(self.options.memory_mb << 20) // sharing,
+            idle_int8=self.options.idle_int8,
         )
 
     def _look_at_experiment(self) -> None:
