@@ -133,6 +133,10 @@ def report(
     effect: Annotated[
         float | None, typer.Option(min=1e-9, help="Plan an experiment that finds this difference in CTR.")
     ] = None,
+    replay: Annotated[
+        list[str] | None,
+        typer.Option(help="A release: what it would have earned in the explored places. May be repeated."),
+    ] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write a page with every group and pictures to this file.")
     ] = None,
@@ -150,6 +154,7 @@ def report(
         k=k,
         conversions=tuple(conversion or CONVERSIONS),
         segment=segment,
+        releases=replay or (),
     )
     if html is not None:
         write_online_page(html, log)

@@ -97,13 +97,15 @@ def measure(
 def choices_left_to_chance(served: pl.DataFrame, attributed: Attributed) -> pl.DataFrame:
     """One row for each place that was drawn (`recommend.exploration`): what `evaluate_policy` asks for.
 
-    Columns: request_id, person, arm, item_id, place (0 = first), propensity, reward (1.0 with an event), pool
-    (what was drawn from, its own item first; empty where a version logged that kept none).
+    Columns: request_id, person, time_us, arm, item_id, place (0 = first), propensity, reward (1.0 with an
+    event), pool (what was drawn from, its own item first; empty where a version logged that kept none), shown
+    (the whole answer).
     """
     rows = served.unique("request_id", keep="first", maintain_order=True).filter(
         pl.col("propensities").list.len() > 0
     )
-    wide = rows.select("request_id", "person", "arm", "pool", item_id="items", propensity="propensities")
+    kept = ("request_id", "person", "time_us", "arm", "pool")
+    wide = rows.select(*kept, shown="items", item_id="items", propensity="propensities")
     each = wide.explode("item_id", "propensity").with_columns(
         place=pl.int_range(pl.len()).over("request_id").cast(pl.UInt32)
     )
@@ -112,7 +114,7 @@ def choices_left_to_chance(served: pl.DataFrame, attributed: Attributed) -> pl.D
         each.filter(pl.col("propensity") < 1)
         .join(clicked, on=["request_id", "place"], how="left", maintain_order="left")
         .with_columns(pl.col("reward").fill_null(0.0), pl.col("propensity").cast(pl.Float64))
-        .select("request_id", "person", "arm", "item_id", "place", "propensity", "reward", "pool")
+        .select(*kept[:4], "item_id", "place", "propensity", "reward", "pool", "shown")
     )
 
 

@@ -46,6 +46,7 @@ from slipstream.events.impressions import (
 )
 from slipstream.events.sqlite_impressions import SqliteImpressionStore
 from slipstream.loop.beside import Beside, beside_table, offline_beside_online, segments_of
+from slipstream.loop.replaying import Replayed, replay
 from slipstream.recommend.experiment import read_experiment
 
 
@@ -54,8 +55,8 @@ class OnlineReport:
     """earned: one for each group. unattributed: feedback that belongs to no answer, by reason.
 
     ratio: whether the people of the running experiment split as they should; only by arm. policies, duels:
-    what chance in the answers tells, where there was any. beside: each release offline and online; only by
-    release. arms: each arm against the first; only by arm.
+    what chance in the answers tells, where there was any; replayed: releases that were asked about it.
+    beside: each release offline and online; only by release. arms: each arm against the first; only by arm.
     """
 
     earned: list[Earned]
@@ -64,6 +65,7 @@ class OnlineReport:
     unattributed: dict[str, int]
     ratio: SampleRatio | None = None
     policies: Sequence[PolicyInLog] = ()
+    replayed: Sequence[Replayed] = ()
     duels: Sequence[Duel] = ()
     beside: Sequence[Beside] = ()
     arms: Sequence[ArmReadout] = ()
@@ -88,7 +90,7 @@ class OnlineReport:
             )
             fault = ": the split or the log is at fault, trust no difference" if self.ratio.mismatch else ""
             told.append(f"split: {seen} (p = {self.ratio.p_value:.2g}){fault}")
-        return told
+        return told + [replayed.line() for replayed in self.replayed]
 
     def json(self) -> dict[str, Any]:
         """Plain values; an interval that is not known is null."""
@@ -109,6 +111,7 @@ class OnlineReport:
         told = {"by": self.by, "groups": groups, "feedback": self.feedback, "unattributed": self.unattributed}
         more = {
             "policies": [_policy_json(p) for p in self.policies],
+            "replayed": [replayed.json() for replayed in self.replayed],
             "duels": [{**vars(d), "preferred": _estimate_json(d.preferred)} for d in self.duels],
             "offline_beside_online": [b.json() for b in self.beside],
             "arms": [_arm_json(arm) for arm in self.arms],
@@ -127,6 +130,7 @@ def _policy_json(line: PolicyInLog) -> dict[str, Any]:
         "ips": _estimate_json(value.ips),
         "snips": _estimate_json(value.snips),
         "doubly_robust": None if robust is None else _estimate_json(robust),
+        "over_own": None if line.over_own is None else _estimate_json(line.over_own),
         "as_logged": _estimate_json(line.logged),
         "doubts": list(value.warnings),
     }
@@ -157,7 +161,10 @@ def _known(value: float) -> float | None:
 
 @dataclass(frozen=True)
 class LoggedHome:
-    """What a home's log holds, read once. feedback: how many events name an answer or bring a context."""
+    """What a home's log holds, read once. feedback: how many events name an answer or bring a context.
+
+    releases: those to ask what they would have put into the explored places.
+    """
 
     home: Home
     served: pl.DataFrame
@@ -167,6 +174,7 @@ class LoggedHome:
     k: int
     conversions: tuple[str, ...]
     segment: str
+    releases: tuple[str, ...] = ()
 
     def earned(self, by: str, served: pl.DataFrame | None = None) -> list[Earned]:
         """`measure` over these answers, or a part of them."""
@@ -192,13 +200,24 @@ class LoggedHome:
         first_us, last_us = rows.select(pl.col("time_us").min().alias("a"), pl.col("time_us").max()).row(0)
         return float(rows["person"].n_unique() / max(1.0, (last_us - first_us) / DAY_US))
 
+    @cached_property
+    def choices(self) -> pl.DataFrame:
+        """The explored places."""
+        return choices_left_to_chance(self.served, self.attributed)
+
+    @cached_property
+    def replayed(self) -> list[Replayed]:
+        return [replay(self.home, name, self.choices, self.attributed.events) for name in self.releases]
+
+    @cached_property
     def policies(self) -> list[PolicyInLog]:
         """None where no place was explored."""
         popular: dict[str, int] = {}
         if self.snapshot is not None:
             items = self.snapshot.items.to_list()
             popular = dict(zip(items, popularity_in(self.snapshot)[0].tolist(), strict=True))
-        return policies_in_log(choices_left_to_chance(self.served, self.attributed), popular)
+        others = {name: picks for asked in self.replayed for name, picks in asked.policies().items()}
+        return policies_in_log(self.choices, popular, others)
 
 
 def read_log(
@@ -208,8 +227,11 @@ def read_log(
     k: int = 10,
     conversions: tuple[str, ...] = CONVERSIONS,
     segment: str = "",
+    releases: Sequence[str] = (),
 ) -> LoggedHome:
     """The answers of the last `days` (None: all that are kept), with feedback of any day.
+
+    releases: to be asked what they would have put into the explored places (`replay`).
 
     Raises NotThere without a log.
     """
@@ -223,7 +245,8 @@ def read_log(
     if days is not None:
         served = served.filter(pl.col("time_us") >= time.time_ns() // 1000 - days * DAY_US)
     snapshot = Snapshot.open(home.snapshot) if (home.snapshot / "manifest.json").exists() else None
-    return LoggedHome(home, served, attributed, feedback.height, snapshot, k, conversions, segment)
+    about = snapshot, k, conversions, segment, tuple(dict.fromkeys(releases))
+    return LoggedHome(home, served, attributed, feedback.height, *about)
 
 
 def report_online(
@@ -249,7 +272,8 @@ def report_of(log: LoggedHome, by: str) -> OnlineReport:
         log.feedback,
         log.attributed.unattributed,
         ratio=_sample_ratio(log.home, log.served) if by == "arm" else None,
-        policies=log.policies(),
+        policies=log.policies,
+        replayed=log.replayed,
         duels=duels(log.served, log.attributed),
         beside=offline_beside_online(log.home, earned, log.k) if by == "release" else [],
         arms=_arms(log, earned) if by == "arm" else [],
