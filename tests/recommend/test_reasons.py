@@ -225,7 +225,13 @@ def test_the_reasons_of_a_slate_are_those_of_each_item_counted_by_hand(
     kinds = tuple("buy" if n % 2 else "watch" for n in range(len(history)))
     numbers = np.array([-1 if item == "gone" else int(item[1:]) for item in history], np.int32)
     user = UserState("u", -1, tuple(history), numbers, kinds)
-    found = Reasons(None, None, np.zeros(3, np.int32), words())._history(carried, user, limit)
+    reasons_of = Reasons(None, None, np.zeros(3, np.int32), words())._history
+    found = reasons_of(np.arange(len(known)), carried, user, limit)
+    some = np.flatnonzero(carried.any(axis=0))  # what carries nothing need not be there
+    assert reasons_of(some, carried[:, some], user, limit) == found
+    long = np.zeros((len(rows), 100), np.float32)
+    long[:, : len(known)] = carried
+    assert reasons_of(np.arange(100), long, user, limit) == found
     latest = dict(zip(history, kinds, strict=True))
     carries = ((carried > 0) & np.isfinite(carried)).any(axis=0)
     carrying = [item for item, some in zip(known, carries, strict=True) if some]

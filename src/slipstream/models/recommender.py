@@ -320,8 +320,11 @@ class ExplainsFromState(ExplainsByHistory, Protocol):
 
     def contributions_from(
         self, state: ModelState, query: Queries, items: NDArray[np.int32]
-    ) -> NDArray[np.float32]:
-        """`contributions(query, items)`; `state` is that after the query's history."""
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Events [E] of the query and their `contributions` [len(items), E]; those of the others are 0.
+
+        `state` is that after the query's history.
+        """
         ...
 
 

@@ -67,11 +67,11 @@ class ModelMemory:
 
     def contributions(
         self, model: ExplainsFromState, query: Queries, items: NDArray[np.int32]
-    ) -> NDArray[np.float32]:
-        """[len(items), H], as `model.contributions(query, items)`, of the model that the state belongs to."""
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """As `model.contributions_from`, of the model that the state belongs to."""
         with self._lock:
             if self._state is None or self._seen != len(query.item):
-                return model.contributions(query, items)
+                return np.arange(len(query.item)), model.contributions(query, items)
             return model.contributions_from(self._awake(), query, items)
 
     def rest(self) -> None:

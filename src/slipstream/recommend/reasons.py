@@ -7,7 +7,7 @@ nothing of this carries, there is no reason.
 
 from __future__ import annotations
 
-import sys
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,6 +28,8 @@ ANYBODY = "anybody"
 """The head of a path for a person without an id, who sent only a history."""
 SMALLEST_SHARE = 0.01
 """A history item that carries less than this is noise, not a reason."""
+FEW = 32
+"""Events that are looked at one by one for each item; of more, first those that carry anything are found."""
 MOST_ALSO = 2
 """Items of the history that one reason names beside the first."""
 
@@ -76,9 +78,10 @@ class Reasons:
             self._newcomer(item, user, shelf) if item >= len(shelf.items) else walked[item] for item in items
         ]
         bare = [row for row, item in enumerate(items) if not found[row] and item < len(shelf.items)]
-        carried = self._contributions([items[row] for row in bare], query, user)
-        for row, reasons in zip(bare, self._history(carried, user, history), strict=True):
-            found[row] = reasons
+        if bare:
+            events, carried = self._contributions([items[row] for row in bare], query, user)
+            for row, reasons in zip(bare, self._history(events, carried, user, history), strict=True):
+                found[row] = reasons
         return found
 
     def _popularity(self, item: int, segment: int) -> tuple[Reason, ...]:
@@ -115,27 +118,38 @@ class Reasons:
         also = [start for start in group.starts if user.kind_of(start) == kind]
         return Reason("path", self.wording.path(hops, also[:MOST_ALSO]), _share(group.share), hops)
 
-    def _contributions(self, items: Sequence[int], query: Queries, user: UserState) -> NDArray[np.float32]:
-        """[len(items), H]; NaN or zeros where the model cannot split its score or does not know the item."""
-        if self.by_history is None or not len(query.item) or not items:
-            return np.zeros((len(items), len(query.item)), np.float32)
+    def _contributions(
+        self, items: Sequence[int], query: Queries, user: UserState
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Events [E] of the query and what they carry, [len(items), E]: what is not there carries nothing.
+
+        NaN or zeros where the model cannot split its score or does not know the item.
+        """
+        if self.by_history is None or not len(query.item):
+            return np.zeros(0, np.int64), np.zeros((len(items), 0), np.float32)
         if max(items) >= len(self.people):
-            carried = np.zeros((len(items), len(query.item)), np.float32)
             known = [row for row, item in enumerate(items) if item < len(self.people)]
-            carried[known] = self._contributions([items[row] for row in known], query, user)
-            return carried
+            if not known:
+                return np.zeros(0, np.int64), np.zeros((len(items), 0), np.float32)
+            events, of_known = self._contributions([items[row] for row in known], query, user)
+            carried = np.zeros((len(items), len(events)), np.float32)
+            carried[known] = of_known
+            return events, carried
         numbers = np.array(items, np.int32)
         if user.memo is not None and self._from_state is not None:
             return user.memo.model.contributions(self._from_state, query, numbers)
-        return self.by_history.contributions(query, numbers)
+        return np.arange(len(query.item)), self.by_history.contributions(query, numbers)
 
-    def _history(self, carried: NDArray[np.float32], user: UserState, limit: int) -> list[tuple[Reason, ...]]:
-        """Of each row of `carried` [R, H] the history items that carry most.
+    def _history(
+        self, events: NDArray[np.int64], carried: NDArray[np.float32], user: UserState, limit: int
+    ) -> list[tuple[Reason, ...]]:
+        """Of each row of `carried` [R, E] the history items that carry most.
 
         share: positive part of all positive parts; repeats of an item add up.
         """
-        positive = np.where((carried > 0) & (carried < np.inf), carried, np.float32(0))
-        events = np.flatnonzero(positive.any(axis=0))  # the few that carry anything
+        if len(events) > FEW:  # most carry nothing
+            some = np.flatnonzero(((carried > 0) & (carried < np.inf)).any(axis=0))
+            events, carried = events[some], carried[:, some]
         columns: dict[str, list[int]] = {}
         for place, item_id in enumerate(user.known_ids(events.tolist())):
             columns.setdefault(item_id, []).append(place)
@@ -148,19 +162,23 @@ class Reasons:
                 text = texts[column] = self.wording.history(names[column], kind)
             return text
 
-        def reasons(parts: list[float]) -> tuple[Reason, ...]:
+        def reasons(row: list[float]) -> tuple[Reason, ...]:
+            parts = [part if 0 < part < math.inf else 0.0 for part in row]
             if repeated:
                 parts = [sum(parts[place] for place in places) for places in columns.values()]
-            total = sum(parts)
+            if not (total := sum(parts)):
+                return ()
+            least = SMALLEST_SHARE * total
+            if limit == 1 and (largest := max(parts)) >= least:  # what is asked for most
+                return (Reason("history", text_of(parts.index(largest)), min(1.0, largest / total)),)
             best = sorted(range(len(parts)), key=parts.__getitem__, reverse=True)[:limit]
-            least = max(SMALLEST_SHARE * total, sys.float_info.min)
             return tuple(
                 Reason("history", text_of(column), min(1.0, parts[column] / total))
                 for column in best
-                if parts[column] >= least
+                if parts[column] >= least and parts[column] > 0
             )
 
-        return [reasons(parts) for parts in positive[:, events].tolist()]
+        return [reasons(row) for row in carried.tolist()]
 
     def _newcomer(self, item: int, user: UserState, shelf: Shelf) -> tuple[Reason, ...]:
         """A new item scores by likeness, so its reason is the history item it shares most values with."""

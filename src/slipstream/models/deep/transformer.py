@@ -222,35 +222,39 @@ class Transformer:
         of older events are 0. Events interact, so the parts need not add up to the score. Cost: about two
         encodings of the history, whatever the number of items.
         """
-        return self._parts(query, items, None)
+        found = np.zeros((len(items), len(query.item)), np.float32)
+        without, parts = self._parts(query, items, None)
+        found[:, without] = parts
+        return found
 
     def contributions_from(
         self, state: EncoderState, query: Queries, items: NDArray[np.int32]
-    ) -> NDArray[np.float32]:
-        """The same. Cost: one encoding of EXPLAINED² / 2 events, however long the history; with the kernel
-        EXPLAINED steps for each event since the last call with this state."""
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The same, of the events that are measured. Cost: one encoding of EXPLAINED² / 2 events, however
+        long the history; with the kernel EXPLAINED steps for each event since the state was last asked."""
         return self._parts(query, items, state)
 
     def _parts(
         self, query: Queries, items: NDArray[np.int32], state: EncoderState | None
-    ) -> NDArray[np.float32]:
-        parts = np.zeros((len(items), len(query.item)), np.float32)
-        usable = (query.item >= 0) & self.known[np.maximum(query.item, 0)]
-        item, time_us, without = query.item, query.time_us, np.arange(len(usable))[-EXPLAINED:]
-        if not usable.all():
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The latest EXPLAINED usable events [E] and their parts [len(items), E]."""
+        item, time_us, events = query.item, query.time_us, len(query.item)
+        without = np.arange(max(0, events - EXPLAINED), events)
+        if state is None or state.count != events:  # else all of them are in the state
+            usable = (item >= 0) & self.known[np.maximum(item, 0)]
             item, time_us = item[usable], None if time_us is None else time_us[usable]
             without = np.flatnonzero(usable)[-EXPLAINED:]
         if len(item) < 2:
-            return parts
+            return without[:0], np.zeros((len(items), 0), np.float32)
         if state is None:
             vectors = self.encoder.leave_out(item, time_us, len(without))
         else:
             vectors = self.encoder.leave_out_of(state, item, time_us, len(without))
         wait = self._wait_of_variants(query, time_us, len(without))
         vectors = self.encoder.query(vectors, wait, self._person(query.user))
-        parts[:, without] = self._output[items] @ (vectors[:1] - vectors[1:]).T
+        parts = self._output[items] @ (vectors[0] - vectors[1:]).T
         parts[~self.known[items]] = 0
-        return parts
+        return without, parts
 
     def _wait_of_variants(
         self, query: Queries, time_us: NDArray[np.int64] | None, variants: int
