@@ -1,13 +1,13 @@
 """What does each part of the transformer's training cost, and how near is a step to the machine's matrix rate?
 
     python benchmarks/train_ingredients.py [--dim 128 --layers 4 --heads 4 --window 64 --items 3416 --tokens 2048]
-        [--length 200 --median 90 --steps 10] [--rows "as shipped" "padded windows" …]
+        [--length 200 --median 90 --steps 10] [--rows "as shipped" "padded windows" …] [--json FILE]
 
 Synthetic histories go through real training steps (forward, backward, optimizer) on one thread; their lengths are
 log-normal around --median, cut at --length, as in a log of films. Each row changes one thing and is a process of its
 own, so its peak memory is its own. Times are CPU time, best and median of the steps; the rate of the matrix units is
 measured in turn with the steps. An event is a real one, padding is none. The share says how near a step is to the
-floor of its own multiplications, padding included.
+floor of its own multiplications, padding included. `slipstream price --training FILE` shows what --json wrote.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,7 @@ def measure(name: str, row: Row, length: int, median: int, steps: int) -> dict[s
         "events": tokens / len(times),
         "rate": rate,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "cpu_s": time.process_time(),
     }
 
 
@@ -141,6 +143,7 @@ def options() -> argparse.Namespace:
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--rows", nargs="*", help="only these")
+    parser.add_argument("--json", type=Path, help="write the figures of all rows to this file")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -162,9 +165,14 @@ def main() -> None:
     print(f"{'':22}{'best ms':>9}{'median':>9}{'events':>8}{'events/CPU s':>14}", end="")
     print(f"{'GFLOP/s':>9}{'floor':>8}{'share':>7}{'peak MB':>9}")
     span = block * (1 + -(-(a.window - 1) // block))
+    found = []
     for name, row in rows.items():
         if not a.rows or name in a.rows:
-            tell(name, row, span, child(name))
+            found.append({"name": name} | child(name))
+            tell(name, row, span, found[-1])
+    if a.json is not None:
+        about = {"command": " ".join(sys.argv), "machine": platform.machine(), "torch": torch.__version__}
+        a.json.write_text(json.dumps(about | {"rows": found}, indent=1))
 
 
 def child(name: str) -> dict[str, Any]:

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from club_world import interactions, write_folder
 
-from slipstream.errors import UsageError
-from slipstream.evaluation.ladder import _overlap
+from slipstream.config import thread_count
+from slipstream.errors import BadInput, UsageError
+from slipstream.evaluation.ladder import overlap
+from slipstream.evaluation.levers import early_stop, read_training
 from slipstream.evaluation.price import price
 
 KEYS = {
@@ -19,13 +21,18 @@ KEYS = {
     "overlap@10", "train_cpu_s", "pareto",
 }  # fmt: skip
 DIM, ITEMS = 16, 40
+TRAINING = [
+    {"name": "as shipped", "best_s": 0.02, "events": 2000, "peak_mb": 300, "cpu_s": 3},
+    {"name": "padded windows", "best_s": 0.04, "events": 1000, "peak_mb": 310, "cpu_s": 4},
+]
 QUICK = {"dim": DIM, "epochs": 3, "batch_tokens": 128, "shards": 1, "lr": 1e-2, "table_lr": 1e-2}
 
 
 def test_the_ladder_is_priced_from_a_folder_to_files(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     data = write_folder(tmp_path / "clubs", interactions())
-    files = ["--json", tmp_path / "p.json", "--html", tmp_path / "p.html"]
+    (tmp_path / "t.json").write_text(json.dumps({"rows": TRAINING}))
+    files = ["--json", tmp_path / "p.json", "--html", tmp_path / "p.html", "--training", tmp_path / "t.json"]
     sets = [part for key, value in QUICK.items() for part in ("--set", f"{key}={value}")]
     command = ["-m", "slipstream", "price", "--data", data, "--board", "loo", *files, *sets]
     done = subprocess.run(
@@ -69,9 +76,24 @@ def test_the_ladder_is_priced_from_a_folder_to_files(tmp_path: Path) -> None:
     assert bytes_ == sorted(bytes_, reverse=True)
     assert rungs["int4_all"]["pareto"]
     levers = {lever["name"]: lever for lever in written["levers"]}
-    assert [*levers] == ["int8 search index", "state of a user", "answers in batches", "lists made before"]
+    assert [*levers] == [
+        "int8 search index", "state of a user", "idle states in int8", "answers in batches",
+        f"{thread_count()} threads (wall clock)", "lists made before",
+    ]  # fmt: skip
     assert all(lever["on_us"] > 0 and lever["off_us"] > 0 and lever["bytes"] > 0 for lever in levers.values())
     assert levers["lists made before"]["bytes"] == 10 * (4 + 4)
+    assert 0.5 < levers.pop("idle states in int8")["overlap@10"] <= 1
+    assert all(lever["overlap@10"] == 1 for lever in levers.values())
+    packed, stop = written["training_levers"]
+    assert (packed["name"], packed["on"], packed["off"], packed["measuring_s"]) == (
+        "packed sequences",
+        pytest.approx(10.0),
+        pytest.approx(40.0),
+        7,
+    )
+    assert stop["name"] == "early stop"
+    assert 0 < stop["on"] <= stop["off"]
+    assert "packed sequences" in done.stdout
 
 
 def test_a_model_without_such_weights_is_refused_before_anything_is_read(tmp_path: Path) -> None:
@@ -82,5 +104,32 @@ def test_a_model_without_such_weights_is_refused_before_anything_is_read(tmp_pat
 def test_overlap_counts_the_share_of_the_first_list() -> None:
     ours = np.array([[1, 2, 3], [4, 5, -1], [-1, -1, -1]], np.int32)
     theirs = np.array([[3, 2, 9], [4, 5, -1], [-1, -1, -1]], np.int32)
-    assert _overlap(ours, theirs) == pytest.approx((2 / 3 + 1 + 1) / 3)
-    assert _overlap(ours, ours) == 1
+    assert overlap(ours, theirs) == pytest.approx((2 / 3 + 1 + 1) / 3)
+    assert overlap(ours, ours) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        '{"rows": [{"name": "as shipped"}]}',
+        '{"rows": [1]}',
+        json.dumps({"rows": TRAINING[1:]}),
+        json.dumps({"rows": [TRAINING[0], TRAINING[1] | {"events": 0}]}),
+        json.dumps({"rows": [TRAINING[0], TRAINING[1] | {"best_s": -1}]}),
+        json.dumps({"rows": [TRAINING[0], TRAINING[1] | {"peak_mb": float("nan")}]}),
+        " " * ((1 << 20) + 1),
+    ],
+)
+def test_a_file_that_does_not_say_what_training_costs_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text(text)
+    with pytest.raises(BadInput, match=r"t\.json"):
+        read_training(tmp_path / "t.json")
+
+
+def test_a_training_that_was_stopped_saved_the_epochs_that_it_had_left() -> None:
+    curve = [{"train_cpu_s": 10.0 * n} for n in range(1, 5)]
+    (lever,) = early_stop(curve, 10)
+    assert (lever.on, lever.off) == (40, 100)
+    assert early_stop(curve, None) == early_stop([], 10) == early_stop([{"loss": 1.0}], 10) == ()

@@ -67,9 +67,14 @@ def test_a_budget_that_nothing_keeps_writes_nothing_and_shows_the_table(
 
 
 def test_the_price_of_a_home_is_measured_on_what_its_model_was_chosen_on(home: Workspace) -> None:
+    if not list_releases(home.home):
+        home.release("transformer")
     found = home.price()
     assert found.users == 60
     assert found.rungs[0].ndcg > 0.5
+    (cache,) = (lever for lever in found.levers if lever.name == "slate cache")
+    assert 0 < cache.on_us < cache.off_us
+    assert cache.bytes > 0
 
 
 def test_models_and_tables_that_cannot_be_packed_are_refused(home: Workspace, tmp_path: Path) -> None:

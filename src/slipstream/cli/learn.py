@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -290,6 +291,10 @@ def price(
     seed: SeedOption = 0,
     json_file: JsonFileOption = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with the tables to this file.")] = None,
+    training: Annotated[
+        Path | None,
+        typer.Option(help="What benchmarks/train_ingredients.py --json wrote: adds the levers of training."),
+    ] = None,
     config: ConfigOption = None,
     settings: SetOption = None,
     device: DeviceOption = "cpu",
@@ -300,10 +305,12 @@ def price(
 
     With --data the model is fitted once, on the past of that folder's board; else it is the home's own.
     """
+    from slipstream.evaluation.levers import read_training
     from slipstream.evaluation.price import price as measure
     from slipstream.evaluation.price_tables import price_tables, write_price_page
     from slipstream.evaluation.tables import plain_rows
 
+    measured_before = () if training is None else read_training(training)
     if data is None:
         found = workspace(home).price(model)
     else:
@@ -318,6 +325,7 @@ def price(
                 checkpoint=None if checkpoint is None else str(checkpoint),
                 device=device,
             )
+    found = replace(found, training=(*measured_before, *found.training))
     if json_file is not None:
         replace_text(json_file, json.dumps(found.to_json(), indent=1, allow_nan=False))
     if html is not None:

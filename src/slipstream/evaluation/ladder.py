@@ -164,7 +164,7 @@ def measured(rungs: list[Served], asked: Asked, train_cpu_s: float) -> tuple[Pri
                 ndcg=mean(ndcg),
                 ndcg_delta=paired_interval(ndcg, base),
                 exact=rung.model is rungs[0].model,
-                overlap=_overlap(lists, first),
+                overlap=overlap(lists, first),
                 train_cpu_s=train_cpu_s,
                 pareto=False,
             )
@@ -197,7 +197,7 @@ def _lists(rung: Served, asked: Asked) -> NDArray[np.int32]:
     return np.concatenate(lists)
 
 
-def _overlap(lists: NDArray[np.int32], others: NDArray[np.int32]) -> float:
+def overlap(lists: NDArray[np.int32], others: NDArray[np.int32]) -> float:
     """The mean share of each list of `others` that is in the list; 1 where there is nothing to share."""
     there = others >= 0
     shared = (others[:, :, None] == lists[:, None, :]).any(axis=2) & there

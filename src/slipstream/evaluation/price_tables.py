@@ -7,19 +7,27 @@ from pathlib import Path
 
 from slipstream.artifacts import replace_text
 from slipstream.evaluation.ladder import Priced
-from slipstream.evaluation.price import Lever, Price
+from slipstream.evaluation.levers import Lever, TrainingLever
+from slipstream.evaluation.price import Price
 from slipstream.evaluation.report import html_table, page
 from slipstream.evaluation.tables import Table
 
 SIZE_COLUMNS = ("rung", "model kB", "of float32", "release kB", "bytes / item", "resident kB")
 QUALITY_COLUMNS = ("rung", "NDCG@10", "difference", "exact", "overlap@10", "front")
 TIME_COLUMNS = ("rung", "step µs", "scan µs", "answer µs", "p99 µs", "users / s", "training s")
-LEVER_COLUMNS = ("lever", "on µs", "off µs", "saves", "bytes", "for each")
+LEVER_COLUMNS = ("lever", "on µs", "off µs", "saves", "bytes", "for each", "overlap@10")
+TRAINING_COLUMNS = ("lever", "on", "off", "CPU", "saves", "peak MB on", "off", "measuring s")
 
 
 def price_tables(found: Price) -> list[Table]:
     """The ladder by size, by quality and by time, and the levers."""
     full = found.rungs[0].model_bytes
+    training = Table(
+        "levers of training",
+        TRAINING_COLUMNS,
+        tuple(map(_training_row, found.training)),
+        "CPU of one training. measuring: CPU seconds that it took to find out.",
+    )
     return [
         Table(
             f"{found.of.model} on {found.of.data}, board {found.of.board}: {found.users:,} users",
@@ -36,7 +44,13 @@ def price_tables(found: Price) -> list[Table]:
             "front: no rung is as small and as good.",
         ),
         Table("CPU time", TIME_COLUMNS, tuple(map(_time_row, found.rungs)), "Medians, and the 99th of 100."),
-        Table("levers", LEVER_COLUMNS, tuple(map(_lever_row, found.levers))),
+        Table(
+            "levers",
+            LEVER_COLUMNS,
+            tuple(map(_lever_row, found.levers)),
+            "overlap@10: with the lists without it.",
+        ),
+        *([training] if found.training else []),
     ]
 
 
@@ -61,7 +75,14 @@ def _time_row(rung: Priced) -> tuple[str, ...]:
 def _lever_row(lever: Lever) -> tuple[str, ...]:
     saves = 1 - lever.on_us / lever.off_us if lever.off_us else 0.0
     sizes = f"{lever.on_us:,.0f}", f"{lever.off_us:,.0f}", f"{saves:+.0%}", f"{lever.bytes:,}"
-    return (lever.name, *sizes, lever.bytes_of)
+    return (lever.name, *sizes, lever.bytes_of, f"{lever.overlap:.3f}")
+
+
+def _training_row(lever: TrainingLever) -> tuple[str, ...]:
+    saves = 1 - lever.on / lever.off if lever.off else 0.0
+    peaks = ("" if peak is None else f"{peak:,.0f}" for peak in (lever.on_mb, lever.off_mb))
+    spent = f"{lever.on:,.1f}", f"{lever.off:,.1f}", lever.unit, f"{saves:+.0%}"
+    return (lever.name, *spent, *peaks, f"{lever.measuring_s:,.1f}")
 
 
 def write_price_page(path: Path, found: Price) -> None:
