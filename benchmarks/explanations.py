@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from slipstream.cluster.threads import blas_threads
@@ -33,7 +34,8 @@ from slipstream.inference.retriever import top_k
 from slipstream.models.kg.path_reasoner import VISITOR, PathReasoner
 from slipstream.models.path_reasoning.legs import EdgeLeg
 from slipstream.models.path_reasoning.search import STRAIGHT, Found, best_paths
-from slipstream.models.recommender import FitContext, PathReason, refit
+from slipstream.models.path_reasoning.ties import ties_of
+from slipstream.models.recommender import SOMEONE, FitContext, PathReason, refit
 
 SHOWN, NEAREST, EVERY = 3, 5, 1_000_000
 Floats = NDArray[np.float64]
@@ -112,9 +114,12 @@ def _looked_at(arena: Arena, model: PathReasoner, again: PathReasoner, people: i
         targets = {names[i] for i in test.target[test.offsets[row] : test.offsets[row + 1]]}
         touched = {names[i] for i in query.item}
         person = past.users[int(query.user[0])]
+        over = _over_people(arena, int(query.user[0]))
         for item, paths in zip(items, every, strict=True):
             _count(tally, paths, float(scores[0, item]))
-            tally.untrue += [p for p in paths[:SHOWN] if not _true(p, names[item], touched, person, edges)]
+            tally.untrue += [
+                p for p in paths[:SHOWN] if not _true(p, names[item], touched, person, edges, over)
+            ]
             tally.leaks += sum(h.tail in targets for p in paths[:SHOWN] for h in p.hops[:1])
         grouped = model.path_groups(query, items, SHOWN)
         tally.grouped += [sum(g.share for g in groups) for groups in grouped]
@@ -132,6 +137,13 @@ def _facts_of_people(arena: Arena) -> set[tuple[str, ...]]:
     return set() if arena.data.graph is None else set(arena.data.graph.export().iter_rows())
 
 
+def _over_people(arena: Arena, user: int) -> set[tuple[str, ...]]:
+    """The hops to somebody, who is not named, and on: (relation, item) that one of those people touched."""
+    ties, past = () if arena.data.graph is None else ties_of(arena.data.graph), arena.board.past
+    walks = {tie.relation: sp.csr_matrix(tie.matrix[user]) @ past.matrix() for tie in ties}
+    return {(name, past.items[int(i)]) for name, row in walks.items() for i in row.indices}
+
+
 def _count(tally: Tally, paths: list[PathReason], score: float) -> None:
     tally.items += 1
     tally.bare += not paths
@@ -141,12 +153,21 @@ def _count(tally: Tally, paths: list[PathReason], score: float) -> None:
     tally.errors.append(abs(sum(p.score for p in paths) - score) / score)
 
 
-def _true(path: PathReason, item: str, touched: set[str], person: str, edges: set[tuple[str, ...]]) -> bool:
+def _true(
+    path: PathReason,
+    item: str,
+    touched: set[str],
+    person: str,
+    edges: set[tuple[str, ...]],
+    over: set[tuple[str, ...]],
+) -> bool:
     first, *rest = path.hops
     nodes = [first.head, *(hop.tail for hop in path.hops)]
     begins = first.tail in touched or (person, first.relation, first.tail) in edges
     joined = all(a.tail == b.head for a, b in zip(path.hops, rest, strict=False))
     walked = all((hop.head, hop.relation, hop.tail) in edges for hop in rest)
+    if first.tail == SOMEONE:
+        begins = walked = (first.relation, item) in over
     product = float(np.prod([hop.weight for hop in path.hops]))
     simple = len(set(nodes)) == len(nodes) and nodes[0] == VISITOR and nodes[-1] == item
     return begins and joined and walked and simple and abs(product - path.score) <= 1e-9 * path.score

@@ -106,3 +106,16 @@ def test_what_is_not_there_or_not_in_the_form_is_said_with_a_hint(tmp_path: Path
     (tmp_path / "interactions.parquet").write_text("not parquet")
     with pytest.raises(BadInput, match="cannot be read as Parquet"):
         read_folder(tmp_path)
+
+
+def test_edges_between_people_are_read_by_the_name_of_their_file(tmp_path: Path) -> None:
+    folder = write(tmp_path, user_id=["1", "2"], item_id=["1", "2"])
+    assert read_folder(folder).people_edges is None
+    write(folder, "user_friends", user_id=[1, 2, None], friend_id=[2, 1, 3], since=[5, 5, 5])
+    write(folder, "trust", truster=["2"], trustee=["7"])
+    edges = read_folder(folder).people_edges
+    assert edges is not None
+    assert edges.rows() == [("1", "friend", "2"), ("2", "friend", "1"), ("2", "trusts", "7")]
+    write(folder, "trust", truster=["2"])
+    with pytest.raises(BadInput, match=r"trust\.parquet needs two columns of user ids"):
+        read_folder(folder)

@@ -152,6 +152,24 @@ def test_the_graph_is_joined_to_the_items_of_the_board(club: Path) -> None:
     assert linked_graph(read_folder(club), arena.board.past) is not None
 
 
+@pytest.mark.parametrize("facts", [True, False])
+def test_edges_between_people_are_joined_with_the_people_of_the_board(tmp_path: Path, facts: bool) -> None:
+    folder = write_folder(tmp_path / "club", interactions(), graph=facts)
+    ids = sorted(set(interactions()["user_id"].to_list()))
+    pl.DataFrame({"a": [ids[0], ids[1], "nobody"], "b": [ids[1], ids[2], ids[0]]}).write_parquet(
+        folder / "trust.parquet"
+    )
+    (arena,) = open_arenas(folder, ["loo"])
+    graph, users = arena.data.graph, arena.board.past.users
+    assert graph is not None
+    trusts = graph.edges.relation == graph.graph.relations.number("trusts")
+    names = graph.node_names()
+    told = zip(names.gather(graph.edges.head[trusts]), names.gather(graph.edges.tail[trusts]), strict=True)
+    assert set(told) == {(ids[0], ids[1]), (ids[1], ids[2]), ("user:nobody", ids[0])}
+    assert graph.user_count == len(users)
+    assert bool((graph.item_entity >= 0).any()) == facts
+
+
 @pytest.mark.parametrize("columns", [["split"], ["timestamp", "split"], []])
 @pytest.mark.parametrize("sides", [True, False])
 def test_data_without_times_order_or_validation_rows(tmp_path: Path, columns: list[str], sides: bool) -> None:

@@ -11,7 +11,7 @@ from film_world import CoCounts, with_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slipstream.models.recommender import Hop
+from slipstream.models.recommender import ANY_EVENT, SOMEONE, Hop
 from slipstream.recommend.live_users import LiveUsers, UserState
 from slipstream.recommend.pipeline import Pipeline, Request
 from slipstream.recommend.reasons import Reasons
@@ -120,6 +120,23 @@ def test_items_are_named_together_only_if_the_same_was_done_with_them(opened: Re
 def test_every_kind_of_hop_has_words(steps: list[tuple[str, str, str]], expected: str) -> None:
     assert words().path(hops(*steps)) == expected
     assert words("zh").path(hops(*steps)).startswith("因为你")
+
+
+@pytest.mark.parametrize(
+    ("relation", "english", "chinese"),
+    [
+        ("friend", "a friend of yours", "你的一位朋友"),
+        ("trusts", "someone you trust", "你信任的人"),
+        ("is_trusts_of", "someone you are connected to", "与你有联系的人"),
+        ("colleague", "someone you are connected to", "与你有联系的人"),
+    ],
+)
+def test_somebody_else_is_told_of_but_not_named(relation: str, english: str, chinese: str) -> None:
+    path = hops(("u", relation, SOMEONE), (SOMEONE, "watch", "f1"))
+    assert words().path(path) == f"because {english} watched this"
+    assert words("zh").path(path) == f"因为{chinese}看过这一项"
+    touched = hops(("u", relation, SOMEONE), (SOMEONE, ANY_EVENT, "f2"), ("f2", "next", "f1"))
+    assert words().path(touched) == f"because {english} acted on *Jaws*, often followed by this"
 
 
 def test_a_home_may_choose_its_verbs() -> None:

@@ -12,7 +12,8 @@ import pytest
 from slipstream.evaluation.true_reasons import check_reasons, events_as_edges
 from slipstream.events.event import EventBatch
 from slipstream.events.sqlite import SqliteEventStore
-from slipstream.recommend.pipeline import Pipeline
+from slipstream.models.recommender import ANY_EVENT, SOMEONE, Hop
+from slipstream.recommend.pipeline import Pipeline, Request
 from slipstream.recommend.slate import Slate
 
 PEOPLE = ["ann", "bob", "cat", "dan"]
@@ -60,6 +61,21 @@ def test_true_reasons_pass_and_every_lie_is_found(tmp_path: Path) -> None:
             found = check_reasons(liar, ["ann"], 4, known)
             assert found.true == found.given - 1
             assert said in found.example
+        tied = pl.concat([known, events_as_edges([("ann", "friend", "bob"), ("ann", "friend", "cat")])])
+        (first, *_) = Pipeline(opened, store).recommend(Request(user_id="ann", k=4)).items
+        assert first.item_id in film_world.HISTORIES["cat"]
+        for friend, did, true in (
+            ("friend", "watch", 1),
+            ("friend", ANY_EVENT, 1),
+            ("friend", "buy", 0),
+            ("foe", "watch", 0),
+        ):
+            path = (Hop("ann", friend, SOMEONE, 1.0), Hop(SOMEONE, did, first.item_id, 1.0))
+            liar = Lying(opened, store)
+            liar.lie = {"path": path}  # type: ignore[attr-defined]
+            found = check_reasons(liar, ["ann"], 4, tied)
+            assert found.given - found.true == 1 - true
+            assert true or found.example == f"ann –{friend}→ nobody –{did}→ {first.item_id}"
     nobody = check_reasons(Pipeline(film_world.release(tmp_path / "other")), [], 4, known)
     assert nobody.share is None
     assert nobody.given == pytest.approx(0)

@@ -5,6 +5,8 @@
     users.parquet           user_id and what is known of a user
     kg.parquet              head, relation, tail
     item_links.parquet      item_id, entity_id
+    user_friends.parquet    two columns of user ids: who is a friend of whom
+    trust.parquet           two columns of user ids: who trusts whom
 
 Rows come out in the order of the boards: timestamp, then seq, then the row of the file. Repeated rows stay
 (the boards count them). This file does not know what a board or a model is.
@@ -20,6 +22,8 @@ import polars as pl
 from slipstream.errors import BadInput, NotThere
 
 MICROSECONDS = 1_000_000
+PEOPLE_EDGES = {"user_friends": "friend", "trust": "trusts"}
+"""Files of edges between people, and the relation of each."""
 FORM_HINT = "a data folder holds interactions.parquet with the columns user_id and item_id"
 
 
@@ -31,6 +35,7 @@ class DataFolder:
       has them time_us (Int64, microseconds), split and kind (String); in board order.
     has_time: there is a shared clock. has_order: the order inside a user's history means something.
     dropped: rows without a user or an item, which were left out.
+    people_edges: head, relation, tail (String) of edges between people, by user id.
     """
 
     path: Path
@@ -42,6 +47,7 @@ class DataFolder:
     has_time: bool
     has_order: bool
     dropped: int = 0
+    people_edges: pl.DataFrame | None = None
 
     @property
     def name(self) -> str:
@@ -77,7 +83,23 @@ def read_folder(path: str | Path, *, graph: str = "") -> DataFolder:
         has_time="timestamp" in raw.columns,
         has_order=bool({"timestamp", "seq"} & set(raw.columns)),
         dropped=rows.height - kept.height,
+        people_edges=_people_edges(folder),
     )
+
+
+def _people_edges(folder: Path) -> pl.DataFrame | None:
+    """Of all files of edges between people; a row without both ends is none."""
+    tables = []
+    for name, relation in PEOPLE_EDGES.items():
+        file = folder / f"{name}.parquet"
+        if (table := _read(file, ())) is None:
+            continue
+        if table.width < 2:
+            raise BadInput(f"{file} needs two columns of user ids", hint=FORM_HINT)
+        head, tail = (pl.col(column).cast(pl.String) for column in table.columns[:2])
+        edges = table.select(head.alias("head"), pl.lit(relation).alias("relation"), tail.alias("tail"))
+        tables.append(edges.drop_nulls())
+    return pl.concat(tables) if tables else None
 
 
 def _read(file: Path, needed: tuple[str, ...]) -> pl.DataFrame | None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import polars as pl
+
 from slipstream.dataset.folder import DataFolder, read_folder
 from slipstream.dataset.snapshot import Snapshot
 from slipstream.dataset.splits import Board, board
@@ -19,7 +21,7 @@ from slipstream.evaluation.stages import Stopwatch
 from slipstream.features.items import item_features
 from slipstream.features.users import user_features
 from slipstream.graph.construction import build, triple_facts
-from slipstream.graph.linked_graph import LinkedGraph, join
+from slipstream.graph.linked_graph import PERSON, LinkedGraph, join
 from slipstream.models.recommender import TrainingData
 
 SIDES = ("items", "users", "graph")
@@ -100,10 +102,16 @@ def _with_sides(
 
 
 def linked_graph(folder: DataFolder, snapshot: Snapshot) -> LinkedGraph | None:
-    """The folder's knowledge graph joined with the items of a snapshot, or None without one.
+    """The folder's triples and edges between people, joined with a snapshot, or None without any.
 
-    The public form of a folder links items only; a caller who has user entities too hands in a GraphMaker.
+    Attributes of people are no part of it; a caller who has them as entities too hands in a GraphMaker.
     """
-    if folder.kg is None or folder.item_links is None:
-        return None
-    return join(build([triple_facts(folder.kg)]).graph, folder.item_links, snapshot.items)
+    facts, links = [], pl.DataFrame(schema={"item_id": pl.String, "entity_id": pl.String})
+    if folder.kg is not None and folder.item_links is not None:
+        facts, links = [triple_facts(folder.kg)], folder.item_links
+    if folder.people_edges is None:
+        return join(build(facts).graph, links, snapshot.items) if facts else None
+    ends = ((pl.lit(PERSON) + pl.col(end)).alias(end) for end in ("head", "tail"))
+    kinds = (pl.lit("user").alias(kind) for kind in ("head_type", "tail_type"))
+    facts.append(triple_facts(folder.people_edges.with_columns(*ends, *kinds), source="people"))
+    return join(build(facts).graph, links, snapshot.items, snapshot.users)

@@ -15,6 +15,9 @@ from slipstream.artifacts import Artifact, ArtifactWriter
 from slipstream.dataset.vocabulary import UNKNOWN, Vocabulary
 from slipstream.graph.knowledge_graph import KIND, KnowledgeGraph
 
+PERSON = "user:"
+"""What the names of entities that stand for people begin with; their id follows."""
+
 
 @dataclass(frozen=True)
 class NodeEdges:
@@ -178,7 +181,7 @@ def join(
         if user_links is None:
             ids = users.series("user_id")
             user_links = pl.DataFrame({"user_id": ids}).with_columns(
-                entity_id=pl.lit("user:") + pl.col("user_id")
+                entity_id=pl.lit(PERSON) + pl.col("user_id")
             )
         user_entity, _ = _linked(graph, user_links, "user_id", users)
     none = users is None or user_entity is None or not np.any(user_entity != UNKNOWN)

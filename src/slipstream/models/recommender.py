@@ -253,6 +253,12 @@ class Compressible(Searchable, Embeds, Protocol):
         ...
 
 
+SOMEONE = "someone"
+"""The name of every other person in a path: no reason tells who somebody else is."""
+ANY_EVENT = "touched"
+"""The relation of an event of another person whose kind is not told."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hop:
     """One edge of a path, in names of the graph: `user:…`, `item:…` or an entity."""

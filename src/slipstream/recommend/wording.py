@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from slipstream.models.recommender import Hop
+from slipstream.models.recommender import SOMEONE, Hop
 
 Language = Literal["en", "zh"]
 Label = Callable[[str], str | None]
@@ -65,6 +65,13 @@ _DERIVED: dict[str, tuple[str, str]] = {
     "next": ("often followed by {t}", "之后人们常选{t}"),
     "is_next_of": ("which people often choose after {t}", "人们常在{t}之后选它"),
 }
+# relation to another person: who that is, English and Chinese; nobody else is ever named
+_TIES: dict[str, tuple[str, str]] = {
+    "friend": ("a friend of yours", "你的一位朋友"),
+    "trust": ("someone you trust", "你信任的人"),
+    "follow": ("someone you follow", "你关注的人"),
+}
+_ANY_TIE = ("someone you are connected to", "与你有联系的人")
 _INVERSE = re.compile(r"^is_(.+)_of$")
 
 
@@ -102,9 +109,11 @@ class Wording:
 
         also: items of the history from which the same leads on, by the same kind of event.
         """
-        last = len(hops) - 1
+        last, begin = len(hops) - 1, 1
         parts = [self._first(hops[0], also, this=last == 0)]
-        for number in range(1, len(hops)):
+        if last and hops[0].tail == SOMEONE:
+            parts, begin = [self._tied(hops[0].relation, hops[1], this=last == 1)], 2
+        for number in range(begin, len(hops)):
             hop = hops[number]
             if number < last and self._is_event(hops[number + 1]):
                 hop = replace(hop, tail=self._pick("others", "别人"))  # a person, who is never named
@@ -132,6 +141,12 @@ class Wording:
             return self._because(hop.relation, self._listed(names))
         name, value = _words(hop.relation), self._tail(hop, this=False)
         return self._pick(f"because your {name} is {value}", f"因为你的{name}是{value}")
+
+    def _tied(self, relation: str, event: Hop, *, this: bool) -> str:
+        plain = re.split(r"[:/#.]", relation)[-1].lower().removesuffix("s")
+        who, verb = self._pick(*_TIES.get(plain, _ANY_TIE)), self._verb(event.relation)
+        tail = self._tail(event, this=this)
+        return self._pick(f"because {who} {verb} {tail}", f"因为{who}{verb}{tail}")
 
     def _listed(self, names: Sequence[str]) -> str:
         *others, last = names

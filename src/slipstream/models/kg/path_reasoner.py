@@ -5,13 +5,15 @@
     person -click-> item of the history -director-> someone -is_director_of-> item
     person -click-> item of the history -sequel-> item
     person -occupation-> student -prefers-> item
+    person -friend-> someone -click-> item
 
 s(p) is the product of the gammas of its hops. The first gamma is attention: an event counts
 exp(-rank / memory), the events of a history add up to 1, and each metapath has a memory of its own. The
 others are strengths of derived relations (graph/derived.py) or degree terms of facts, times a learned weight
-of the relation (_learning.py). An item with few events leans on facts: their weights are learned a second
+of the relation (learning.py). An item with few events leans on facts: their weights are learned a second
 time on items whose events are all hidden, and count k / (k + events of the item). In the same way a person
-with few events leans on attributes.
+with few events leans on attributes, and on the people they are tied to. Those are walked over with all they
+did, and never named.
 
 Works without a graph (then on item features, or on behaviour alone), without an order, and for people it has
 never met. NaN where no path leads. No torch.
@@ -33,16 +35,24 @@ from slipstream.artifacts import Artifact, ArtifactWriter
 from slipstream.config import Settings
 from slipstream.dataset.queries import Queries
 from slipstream.dataset.vocabulary import Vocabulary
-from slipstream.models.path_reasoning.attention import Starts, attention, event_ranks, starts_of
+from slipstream.models.path_reasoning.attention import (
+    Starts,
+    attention,
+    event_ranks,
+    rows_of_askers,
+    starts_of,
+)
 from slipstream.models.path_reasoning.compiled import CompiledLegs, compiled_legs
-from slipstream.models.path_reasoning.fitting import attributes_of, fit_reasoner
+from slipstream.models.path_reasoning.fitting import fit_reasoner
 from slipstream.models.path_reasoning.frontier import Frontier
 from slipstream.models.path_reasoning.groups import Group, best_groups
 from slipstream.models.path_reasoning.legs import EdgeLeg, FacetLeg
 from slipstream.models.path_reasoning.search import Row, best_paths
 from slipstream.models.path_reasoning.settings import PathReasonerSettings
+from slipstream.models.path_reasoning.ties import Tie
 from slipstream.models.path_reasoning.walkable import Walkable
 from slipstream.models.recommender import (
+    SOMEONE,
     FitContext,
     FitReport,
     Hop,
@@ -58,10 +68,11 @@ _BATCH = 512
 
 @dataclass(frozen=True)
 class _Start:
-    """A leg, and whether it starts at attributes of a person."""
+    """A leg, and whether it starts at attributes of a person or at those whom a tie leads to."""
 
     leg: EdgeLeg | FacetLeg
     people: bool = False
+    tie: Tie | None = None
 
 
 class _Names(dict[int, str]):
@@ -108,6 +119,8 @@ class PathReasoner:
             found.append(_Start(fitted.facets))
         if fitted.preferences is not None:
             found.append(_Start(fitted.preferences, people=True))
+        if fitted.touched is not None:
+            found += [_Start(fitted.touched, tie=tie) for tie in fitted.ties]
         return found
 
     @cached_property
@@ -140,19 +153,23 @@ class PathReasoner:
         by_memory: dict[float, sp.csr_matrix] = {}
         for start in self._starts:
             memory = start.leg.memory
-            if start.people:
-                yield start, self._attributes(queries)
+            if (own := self._own(start, queries)) is not None:
+                yield start, own
                 continue
             if memory not in by_memory:
                 by_memory[memory] = attention(queries, len(self._items), memory)
             yield start, by_memory[memory]
 
-    def _attributes(self, queries: Queries) -> sp.csr_matrix:
-        """[Q, A]: a person's attributes count k / (k + events)."""
+    def _own(self, start: _Start, queries: Queries) -> sp.csr_matrix | None:
+        """[Q, A or V]: first hops that are no events; attributes count k / (k + events). Else None."""
+        if not start.people and start.tie is None:
+            return None
         known, _ = event_ranks(queries, len(self._items))
         events = np.bincount(queries.rows(), known, minlength=len(queries))
         half = self._fitted.newcomer_events
-        return sp.csr_matrix(sp.diags(half / (half + events)) @ attributes_of(queries, self._fitted.people))
+        if start.tie is not None:
+            return start.tie.starts(queries, events, half)
+        return sp.csr_matrix(sp.diags(half / (half + events)) @ rows_of_askers(queries, self._fitted.people))
 
     def paths(self, query: Queries, item: int, limit: int) -> list[PathReason]:
         """`paths_to` of one item."""
@@ -199,6 +216,8 @@ class PathReasoner:
         best = self._reason(group.rows[0], group.whole, item, names)
         if self._starts[leg].people:
             return PathGroup(best, (), best.share)  # each attribute of a person is a reason of its own
+        if self._starts[leg].tie is not None:
+            return PathGroup(best, (), group.share)  # others are not named
         return PathGroup(best, tuple(names[row[1]] for row in group.rows[1:]), group.share)
 
     def _frontier(self, query: Queries) -> Frontier:
@@ -214,9 +233,8 @@ class PathReasoner:
         legs = []
         for start in self._starts:
             memory = start.leg.memory
-            if start.people:
-                attributes = self._attributes(query)
-                starts = Starts(attributes.indices.astype(np.int64), attributes.data)
+            if (own := self._own(start, query)) is not None:
+                starts = Starts(own.indices.astype(np.int64), own.data)
             elif memory in by_memory:
                 starts = by_memory[memory]
             else:
@@ -231,6 +249,8 @@ class PathReasoner:
         if start.people:
             relation = fitted.people_relations[number]
             middle = fitted.entities[int(fitted.people_entities[number])]
+        elif start.tie is not None:
+            relation, middle = start.tie.relation, SOMEONE
         else:
             relation, middle = fitted.event_kind, names[number]
         begin = Hop(VISITOR, relation, middle, first)
@@ -243,7 +263,7 @@ class PathReasoner:
         return PathReason(hops, score, score / whole)
 
     def exported_edges(self) -> pl.DataFrame:
-        """head, relation, tail of every edge a path can walk, events and people's own attributes aside."""
+        """head, relation, tail of every edge a path can walk, events and a person's own edges aside."""
         frames = [
             pl.DataFrame(rows, schema={"head": pl.String, "relation": pl.String, "tail": pl.String})
             for rows in self._edge_columns()

@@ -67,3 +67,12 @@ def attention(queries: Queries, items: int, memory: float) -> sp.csr_matrix:
     matrix = sp.csr_matrix((shares, queries.item[used], offsets), shape=(len(queries), items))
     matrix.sum_duplicates()
     return matrix
+
+
+def rows_of_askers(queries: Queries, people: sp.csr_matrix) -> sp.csr_matrix:
+    """[Q, A]: the row of each person who asks in `people` [U, A]; nothing for a person nobody knows."""
+    known = (queries.user >= 0) & (queries.user < people.shape[0])
+    if not people.shape[0]:
+        return sp.csr_matrix((len(queries), people.shape[1]))
+    rows = sp.csr_matrix(people[np.where(known, queries.user, 0)])
+    return sp.csr_matrix(sp.diags(known.astype(np.float64)) @ rows)

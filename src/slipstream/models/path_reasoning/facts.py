@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from slipstream.dataset.snapshot import Snapshot
 from slipstream.features.items import ItemFeatures
 from slipstream.graph.knowledge_graph import inverse_name
-from slipstream.graph.linked_graph import LinkedGraph
+from slipstream.graph.linked_graph import PERSON, LinkedGraph
 from slipstream.models.path_reasoning.legs import EdgeLeg, FacetLeg
+from slipstream.models.path_reasoning.ties import Tie, ties_of
 
 _FEWEST_PEOPLE = 20  # of an attribute before what they prefer means something
 _MOST_PREFERRED = 100  # items kept per attribute
@@ -23,7 +24,7 @@ class Facts:
     """facets: item - entity - item, back = 1 per edge; straight: relations from item to item, gamma 1.
 
     people: [U, A] 0/1, the attributes of users, with the relation of each; entities: outside names of all
-    entities that facets and attributes name.
+    entities that facets and attributes name. ties: relations between people.
     """
 
     facets: FacetLeg | None
@@ -32,18 +33,21 @@ class Facts:
     people_relations: tuple[str, ...]  # [A]
     people_entities: NDArray[np.int32]  # [A]
     entities: tuple[str, ...]
+    ties: tuple[Tie, ...] = ()
 
 
 NO_FACTS = Facts(None, (), None, (), np.zeros(0, np.int32), ())
 
 
 def facts_of(graph: LinkedGraph | None, features: ItemFeatures | None, items: int) -> Facts:
-    """The facts of the graph; without a graph those of the catalogue columns; else none."""
-    if graph is not None and len(graph.edges.head):
-        return _graph_facts(graph)
-    if features is not None and features.matrix.nnz:
-        return _feature_facts(features, items)
-    return NO_FACTS
+    """The facts of the graph; where it has none about items those of the catalogue columns; else none."""
+    told = NO_FACTS if graph is None or not len(graph.edges.head) else _graph_facts(graph)
+    if told.facets is not None or told.straight or features is None or not features.matrix.nnz:
+        return told
+    columns = _feature_facts(features, items)
+    people_entities = (told.people_entities + len(columns.entities)).astype(np.int32)
+    entities = (*columns.entities, *told.entities)
+    return replace(told, facets=columns.facets, people_entities=people_entities, entities=entities)
 
 
 def _graph_facts(graph: LinkedGraph) -> Facts:
@@ -71,7 +75,10 @@ def _graph_facts(graph: LinkedGraph) -> Facts:
         straight.append(EdgeLeg(relations[relation], matrix, 0.0))
         if not symmetric[relation]:
             straight.append(EdgeLeg(inverse_name(relations[relation]), sp.csr_matrix(matrix.T), 0.0))
+    names = graph.node_names()[first_entity:].to_list()
+    nobody = np.array([not name.startswith(PERSON) for name in names], bool)  # no person tells of another
     user = (edges.head >= items) & (edges.head < first_entity) & tail_entity
+    user[user] = nobody[edges.tail[user] - first_entity]
     people, people_relations, people_entities = _people(
         edges.head[user] - items, edges.relation[user], edges.tail[user] - first_entity, graph.user_count
     )
@@ -81,7 +88,8 @@ def _graph_facts(graph: LinkedGraph) -> Facts:
         people=people,
         people_relations=tuple(relations[r] for r in people_relations),
         people_entities=people_entities,
-        entities=tuple(graph.node_names()[first_entity:].to_list()),
+        entities=tuple(names),
+        ties=ties_of(graph),
     )
 
 

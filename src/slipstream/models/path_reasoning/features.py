@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from slipstream.dataset.queries import Queries
-from slipstream.models.path_reasoning.attention import attention
+from slipstream.models.path_reasoning.attention import attention, rows_of_askers
 from slipstream.models.path_reasoning.facts import Facts
 from slipstream.models.path_reasoning.legs import EdgeLeg, FacetLeg
 
@@ -20,7 +20,7 @@ _CHUNK = 256
 
 @dataclass(frozen=True)
 class Feature:
-    """One weight. kind: derived | straight | facets | people; numbers: relations or legs it covers."""
+    """One weight. kind: derived | straight | facets | people | ties; numbers: relations or legs it covers."""
 
     kind: str
     name: str
@@ -29,7 +29,8 @@ class Feature:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where features come from: derived legs by relation, facts, and what attributes prefer [A, I]."""
+    """Where features come from: derived legs by relation, facts, what attributes prefer [A, I], and what
+    the people that others are tied to have touched [V, I]."""
 
     items: int
     derived: Mapping[str, EdgeLeg]
@@ -37,15 +38,22 @@ class Sources:
     facets: FacetLeg | None  # with degree terms
     memory: float  # of paths over facts
     prefers: sp.csr_matrix | None
+    touched: sp.csr_matrix | None
 
     def item_features(self) -> list[Feature]:
-        """What leads on from the items of a history."""
-        return [*(Feature("derived", name) for name in self.derived), *fact_features(self.facts)]
+        """What leads on from the items of a history, and from the people somebody is tied to."""
+        derived = [Feature("derived", name) for name in self.derived]
+        return [*derived, *fact_features(self.facts), *tie_features(self.facts)]
 
     def people_features(self) -> list[Feature]:
-        """What leads on from the attributes of a person."""
+        """What leads on from a person of whom no event is known: attributes, and people they are tied to."""
         names = [] if self.prefers is None else dict.fromkeys(self.facts.people_relations)
-        return [Feature("people", name) for name in names]
+        return [*(Feature("people", name) for name in names), *tie_features(self.facts)]
+
+
+def tie_features(facts: Facts) -> list[Feature]:
+    """One feature per relation between people and direction."""
+    return [Feature("ties", tie.relation, (n,)) for n, tie in enumerate(facts.ties)]
 
 
 def fact_features(facts: Facts) -> list[Feature]:
@@ -83,6 +91,8 @@ def tensor(
         for number, feature in enumerate(features):
             if feature.kind == "derived":
                 start = attention(some, sources.items, sources.derived[feature.name].memory)
+            elif feature.kind == "ties":
+                start = rows_of_askers(some, sources.facts.ties[feature.numbers[0]].matrix)
             else:
                 start = people[rows] if feature.kind == "people" else facts
             result[number, rows] = _walk(start, parts[number])
@@ -98,6 +108,8 @@ def _part(sources: Sources, feature: Feature, columns: NDArray[np.int64]) -> tup
     if feature.kind == "people" and sources.prefers is not None:
         mine = np.array([name == feature.name for name in sources.facts.people_relations], np.float64)
         return (sp.csr_matrix(sp.diags(mine) @ sources.prefers[:, columns]),)
+    if feature.kind == "ties" and sources.touched is not None:
+        return (sp.csr_matrix(sources.touched[:, columns]),)
     facets = sources.facets
     if facets is None:
         raise ValueError(f"feature {feature.name!r} has no facets")

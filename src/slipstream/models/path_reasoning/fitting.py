@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from slipstream.dataset.queries import Holdout, Queries
 from slipstream.dataset.snapshot import Snapshot
 from slipstream.dataset.vocabulary import Vocabulary
+from slipstream.models.path_reasoning.attention import rows_of_askers
 from slipstream.models.path_reasoning.choosing import Derivation
-from slipstream.models.path_reasoning.facts import NO_FACTS, facts_of, preferences, shared_facets
-from slipstream.models.path_reasoning.features import Feature, Sources, fact_features, tensor
+from slipstream.models.path_reasoning.facts import facts_of, preferences, shared_facets
+from slipstream.models.path_reasoning.features import Feature, Sources, fact_features, tensor, tie_features
+from slipstream.models.path_reasoning.learned import Learned, Strength, weighted
 from slipstream.models.path_reasoning.learning import (
     WORTH_IT,
     Candidates,
@@ -33,8 +35,9 @@ from slipstream.models.path_reasoning.learning import (
 )
 from slipstream.models.path_reasoning.legs import EdgeLeg, FacetLeg, rounded
 from slipstream.models.path_reasoning.settings import PathReasonerSettings
+from slipstream.models.path_reasoning.ties import Tie, only_known, touched
 from slipstream.models.path_reasoning.walkable import Walkable
-from slipstream.models.recommender import FitContext, TrainingData
+from slipstream.models.recommender import ANY_EVENT, FitContext, TrainingData
 from slipstream.models.validation import sample_holdout
 
 _GRAPH_MEMORIES = (5.0, 20.0)  # tried beside 0, all alike
@@ -43,19 +46,6 @@ _WARM, _COLD = "degree_exponent", "cold_degree_exponent"
 _CHOICE_QUERIES = 1_500
 _COLD_QUERIES = 1_000
 _FEWEST_BALANCED, _BALANCE_CELLS = 300, 40_000_000
-
-
-@dataclass(frozen=True)
-class _Learned:
-    """Weights by feature, the loss, and what a good item typically scores."""
-
-    weights: dict[Feature, float]
-    shares: dict[str, float]
-    loss: float
-    level: float
-
-    def of(self, feature: Feature) -> float:
-        return self.weights.get(feature, 0.0)
 
 
 def fit_reasoner(
@@ -73,7 +63,11 @@ class _Fit:
     def __init__(self, data: TrainingData, settings: PathReasonerSettings, context: FitContext) -> None:
         self.train, self.settings, self.context = data.train, settings, context
         self.items = data.train.item_count
-        self.facts = facts_of(data.graph, data.item_features, self.items) if settings.graph else NO_FACTS
+        graph = data.graph if settings.graph else None
+        features = data.item_features if settings.graph else None
+        facts = facts_of(graph, features, self.items)
+        self.facts = facts if settings.ties else replace(facts, ties=())
+        self.ties, self.tied_to = only_known(self.facts.ties)
         horizon = horizon_of(data.validation) if settings.horizon is None else settings.horizon
         probe = probe_of(data.train, horizon, settings.probe_users, context.seed)
         self.rest, self.holdout = probe.rest, with_targets(probe.holdout, settings.probe_users)
@@ -110,11 +104,17 @@ class _Fit:
         return Sources(
             items=self.items,
             derived=derived,
-            facts=self.facts,
+            facts=replace(self.facts, ties=self.ties),
             facets=self._facets(exponent),
             memory=self.chosen["graph_memory"],
             prefers=None if people is None else preferences(snapshot, people),
+            touched=self._touched(snapshot) if self.ties else None,
         )
+
+    def _touched(self, snapshot: Snapshot) -> sp.csr_matrix:
+        matrix, lost = touched(snapshot, self.tied_to)
+        self.notes["touched beyond the cap"] = round(lost, 4)
+        return matrix
 
     def _facets(self, exponent: str) -> FacetLeg | None:
         if self.facts.facets is None:
@@ -122,7 +122,7 @@ class _Fit:
         facets = shared_facets(self.facts.facets, self.chosen[exponent])
         return facets.remembering(self.chosen["graph_memory"])
 
-    def _learn_cold(self) -> _Learned | None:
+    def _learn_cold(self) -> Learned | None:
         """Weights of facts for items without events: some items are hidden as a whole and asked for.
 
         The other gammas are chosen by the lists they give of new items: those that validation asks for if it
@@ -145,8 +145,8 @@ class _Fit:
         return best
 
     def _choose_cold(
-        self, best: _Learned, tries: list[tuple[str, float]], hidden: Hidden, others: Hidden
-    ) -> _Learned:
+        self, best: Learned, tries: list[tuple[str, float]], hidden: Hidden, others: Hidden
+    ) -> Learned:
         """One setting after the other, for as long as the lists get better."""
         quality = self._cold_quality(best, *others)
         told = [round(quality, 4)]
@@ -163,14 +163,14 @@ class _Fit:
         self.notes["cold tried"] = told
         return best
 
-    def _cold_weights(self, rest: Snapshot, holdout: Holdout, hidden: NDArray[np.int64]) -> _Learned:
+    def _cold_weights(self, rest: Snapshot, holdout: Holdout, hidden: NDArray[np.int64]) -> Learned:
         candidates = Candidates.of(hidden, self.items)
         return self._fitted(
             fact_features(self.facts), self._sources({}, rest, _COLD), holdout, candidates, rank=1
         )
 
     def _cold_quality(
-        self, learned: _Learned, rest: Snapshot, holdout: Holdout, hidden: NDArray[np.int64]
+        self, learned: Learned, rest: Snapshot, holdout: Holdout, hidden: NDArray[np.int64]
     ) -> float:
         """NDCG@10 of learned weights among hidden items."""
         some = with_targets(sample_holdout(holdout, _CHOICE_QUERIES, self.context.seed), _CHOICE_QUERIES)
@@ -184,7 +184,7 @@ class _Fit:
         scores[scores <= 0] = np.nan
         return ndcg_among(scores, some, Candidates.of(hidden, self.items))
 
-    def _learn_warm(self) -> _Learned:
+    def _learn_warm(self) -> Learned:
         """Weights of all relations at once, with the degree exponent of the least loss."""
         given = self.settings.degree_exponent
         self.chosen[_WARM] = _DEGREE_EXPONENTS[0] if given is None else given
@@ -198,19 +198,19 @@ class _Fit:
                 self.chosen[_WARM] = before
         return self._warm_told(best)
 
-    def _warm_weights(self) -> _Learned:
+    def _warm_weights(self) -> Learned:
         sources = self._sources(self.derivation.legs(self.rest), self.rest)
         candidates = candidates_for(self.holdout, self.train.item_counts, self.context.seed)
         return self._fitted(sources.item_features(), sources, self.holdout, candidates, rank=10)
 
-    def _warm_told(self, learned: _Learned) -> _Learned:
+    def _warm_told(self, learned: Learned) -> Learned:
         self.notes["shares"] = learned.shares
         if math.isfinite(learned.loss):  # nothing was weighed where nobody has a second event
             self.notes["loss"] = learned.loss
         return self._balance(learned)
 
-    def _learn_newcomers(self) -> _Learned | None:
-        """Weights of people's attributes, learned on people whose history is taken away."""
+    def _learn_newcomers(self) -> Learned | None:
+        """Weights of attributes and ties of people, learned on people whose history is taken away."""
         sources = self._sources({}, self.rest)
         features = sources.people_features()
         if not features:
@@ -223,7 +223,7 @@ class _Fit:
         self.notes["newcomer shares"] = learned.shares
         return learned
 
-    def _balance(self, learned: _Learned) -> _Learned:
+    def _balance(self, learned: Learned) -> Learned:
         """The weights of whole groups of features, moved to where the judge's first ten are best."""
         groups: dict[str, list[Feature]] = {}
         for feature, weight in learned.weights.items():
@@ -237,15 +237,15 @@ class _Fit:
             factors = np.array([1.0 if factor is None else factor for factor in given])
         else:
             some = with_targets(self.derivation.judge, sums.shape[1])
-            sparing = np.array([group == "facts" for group in groups])
-            factors, quality = balanced(sums, sparing, some, self.context.progress)
+            sparing, earning = (np.array([group == name for group in groups]) for name in ("facts", "ties"))
+            factors, quality = balanced(sums, sparing, earning, some, self.context.progress)
             self.notes["balance"] = quality
         by_group = dict(zip(groups, factors.tolist(), strict=True))
         self.chosen |= {f"{g}_factor": f for g, f in by_group.items()}
         weights = {f: w * by_group.get(_group(f), 1.0) for f, w in learned.weights.items()}
         return replace(learned, weights=weights, level=_level(np.tensordot(factors, sums, axes=1), 10))
 
-    def _group_sums(self, learned: _Learned, groups: dict[str, list[Feature]]) -> NDArray[np.float32]:
+    def _group_sums(self, learned: Learned, groups: dict[str, list[Feature]]) -> NDArray[np.float32]:
         """[G, Q, I]: what each group scores for the first Q questions of the judge."""
         sources = self._sources(self.derivation.legs(self.derivation.ground), self.derivation.ground)
         wanted = max(_FEWEST_BALANCED, _BALANCE_CELLS // (len(groups) * max(1, self.items)))
@@ -260,11 +260,11 @@ class _Fit:
 
     def _fitted(
         self, features: list[Feature], sources: Sources, holdout: Holdout, candidates: Candidates, rank: int
-    ) -> _Learned:
+    ) -> Learned:
         """rank: the place in the list whose typical score is the level."""
         holdout = with_targets(holdout, query_budget(len(features), len(candidates.items), len(holdout)))
         if not features or not len(holdout):
-            return _Learned(dict.fromkeys(features, 1.0), {}, float("inf"), 1.0)
+            return Learned(dict.fromkeys(features, 1.0), {}, float("inf"), 1.0)
         self.context.progress(0, 1, "weighing paths")
         people = self._attributes(holdout.queries)
         parts = tensor(sources, features, holdout.queries, people, candidates.items)
@@ -273,28 +273,29 @@ class _Fit:
         scores = np.tensordot(weights.astype(np.float32), parts, axes=1)
         level = _level(scores, rank)
         told = {f.name: round(float(s), 4) for f, s in zip(features, shares, strict=True) if s > 0}
-        return _Learned(dict(zip(features, weights.tolist(), strict=True)), told, loss, level)
+        return Learned(dict(zip(features, weights.tolist(), strict=True)), told, loss, level)
 
     def _attributes(self, queries: Queries) -> sp.csr_matrix:
         """[Q, A] attributes of the askers; empty for people that nobody knows."""
         people = self.facts.people
-        return attributes_of(queries, people) if people is not None else sp.csr_matrix((len(queries), 0))
+        return rows_of_askers(queries, people) if people is not None else sp.csr_matrix((len(queries), 0))
 
     # The graph that comes out
 
-    def _final(self, warm: _Learned, cold: _Learned | None, newcomers: _Learned | None) -> Walkable:
+    def _final(self, warm: Learned, cold: Learned | None, newcomers: Learned | None) -> Walkable:
         edges = [
             leg.scaled(warm.of(Feature("derived", name)))
             for name, leg in self.derivation.legs(self.train).items()
             if warm.of(Feature("derived", name))
         ]
         lean = self._leaning(warm, cold)
-        strength = _Strength(warm, cold, lean)
+        strength = Strength(warm, cold, lean)
         for number, leg in enumerate(self.facts.straight):
             factor = strength.of_items(Feature("straight", leg.relation, (number,)))
             matrix = rounded(leg.matrix @ sp.diags(factor))
             edges.append(EdgeLeg(leg.relation, matrix, self.chosen["graph_memory"]))
         prefers = self._final_preferences(warm, newcomers)
+        ties = self._final_ties(warm, newcomers)
         return Walkable(
             items=self.train.items,
             entities=Vocabulary.of(self.facts.entities),
@@ -306,26 +307,36 @@ class _Fit:
             people_entities=self.facts.people_entities,
             event_kind=_usual_kind(self.train),
             newcomer_events=self.settings.cold_events,
+            ties=ties,
+            touched=EdgeLeg(_event_name(self.train), self._touched(self.train), 0.0) if ties else None,
         )
 
-    def _final_facets(self, strength: _Strength) -> FacetLeg | None:
+    def _final_ties(self, warm: Learned, newcomers: Learned | None) -> tuple[Tie, ...]:
+        """Those that weigh anything."""
+        scale, ties = self._scale(warm, newcomers), []
+        for feature, tie in zip(tie_features(self.facts), self.ties, strict=True):
+            newcomer = 0.0 if newcomers is None else newcomers.of(feature) * scale
+            ties.append(replace(tie, weight=warm.of(feature), newcomer=newcomer))
+        return tuple(tie for tie in ties if (tie.weight or tie.newcomer) and tie.matrix.nnz)
+
+    def _final_facets(self, strength: Strength) -> FacetLeg | None:
         warm, cold = self._facets(_WARM), self._facets(_COLD)
         if warm is None or cold is None:
             return None
-        return _weighted(warm, cold, strength, fact_features(self.facts))
+        return weighted(warm, cold, strength, fact_features(self.facts))
 
-    def _leaning(self, warm: _Learned, cold: _Learned | None) -> NDArray[np.float64]:
+    def _leaning(self, warm: Learned, cold: Learned | None) -> NDArray[np.float64]:
         """[I]: how much of the cold weights each item gets, scaled to the level of warm scores."""
         half = self.settings.cold_events
         return np.asarray(self._scale(warm, cold) * half / (half + self.train.item_counts))
 
-    def _scale(self, warm: _Learned, other: _Learned | None) -> float:
+    def _scale(self, warm: Learned, other: Learned | None) -> float:
         """What brings another kind of score to its share of the warm level."""
         if other is None or not other.level > 0:
             return 0.0
         return self.settings.cold_level * (warm.level if warm.level > 0 else 1.0) / other.level
 
-    def _final_preferences(self, warm: _Learned, newcomers: _Learned | None) -> EdgeLeg | None:
+    def _final_preferences(self, warm: Learned, newcomers: Learned | None) -> EdgeLeg | None:
         if self.facts.people is None or newcomers is None:
             return None
         weights = np.array([newcomers.of(Feature("people", name)) for name in self.facts.people_relations])
@@ -339,50 +350,9 @@ class _Fit:
 
 def _group(feature: Feature) -> str:
     """Features that are balanced together."""
-    return feature.name.removesuffix("_to") if feature.kind == "derived" else "facts"
-
-
-@dataclass(frozen=True)
-class _Strength:
-    """What the last hop into each item weighs: the warm weight, and the cold one as far as it leans on it."""
-
-    warm: _Learned
-    cold: _Learned | None
-    lean: NDArray[np.float64]  # [I]
-
-    def of_items(self, feature: Feature) -> NDArray[np.float64]:
-        return self.warm.of(feature) + self.of_cold(feature)
-
-    def of_cold(self, feature: Feature) -> NDArray[np.float64]:
-        return (0.0 if self.cold is None else self.cold.of(feature)) * self.lean
-
-
-def _weighted(
-    facets: FacetLeg, cold: FacetLeg, strength: _Strength, features: list[Feature]
-) -> FacetLeg | None:
-    """`facets` and `cold` are the same but for their degree exponents."""
-    back = facets.back.copy()
-    row = np.repeat(np.arange(back.shape[0]), np.diff(back.indptr))
-    for feature in features:
-        if feature.kind == "facets":
-            mine = np.isin(facets.facet_relation[row], feature.numbers)
-            item = back.indices[mine]
-            warm = facets.back.data[mine] * strength.warm.of(feature)
-            back.data[mine] = warm + cold.back.data[mine] * strength.of_cold(feature)[item]
-    back = rounded(back)
-    if not back.nnz:
-        return None
-    weighted = facets.weighted(back)
-    return replace(weighted, out=rounded(weighted.out))
-
-
-def attributes_of(queries: Queries, people: sp.csr_matrix) -> sp.csr_matrix:
-    """[Q, A]: 1 for each attribute of the person who asks; nothing for a person nobody knows."""
-    known = (queries.user >= 0) & (queries.user < people.shape[0])
-    if not people.shape[0]:
-        return sp.csr_matrix((len(queries), people.shape[1]))
-    rows = sp.csr_matrix(people[np.where(known, queries.user, 0)])
-    return sp.csr_matrix(sp.diags(known.astype(np.float64)) @ rows)
+    if feature.kind == "derived":
+        return feature.name.removesuffix("_to")
+    return "ties" if feature.kind == "ties" else "facts"
 
 
 def _level(scores: NDArray[np.floating], rank: int) -> float:
@@ -395,3 +365,9 @@ def _usual_kind(train: Snapshot) -> str:
     if not train.event_count:
         return "click"
     return train.kinds[int(np.argmax(np.bincount(train.kind, minlength=len(train.kinds))))]
+
+
+def _event_name(train: Snapshot) -> str:
+    """What another person did with an item: the kind of event if all are of one, else what holds for all."""
+    used = np.flatnonzero(np.bincount(train.kind, minlength=len(train.kinds)))
+    return train.kinds[int(used[0])] if len(used) == 1 else ANY_EVENT

@@ -271,6 +271,7 @@ _SPARED_FOR = 1.01  # what fewer and stronger paths may cost, beside the best
 def balanced(
     groups: NDArray[np.float32],
     sparing: NDArray[np.bool_],
+    earning: NDArray[np.bool_],
     holdout: Holdout,
     progress: Progress = silent,
 ) -> tuple[NDArray[np.float64], list[float]]:
@@ -278,8 +279,8 @@ def balanced(
 
     The loss counts every item alike; people look at ten. groups: [G, Q, I], weighted sums of features, for
     all items. sparing: [G], groups that become as small as they can for a hundredth of NDCG, but never
-    vanish: facts, which lead along many faint paths, and which can be told as reasons. Two rounds;
-    O(G x 12) rankings.
+    vanish: facts, which lead along many faint paths, and which can be told as reasons. earning: [G], groups
+    that are left out unless they are worth it: ties between people. Two rounds; O(G x 12) rankings.
     """
     factors = np.ones(len(groups))
     quality = _ndcg(groups, factors, holdout)
@@ -296,6 +297,11 @@ def balanced(
                     continue
                 if other.any() and (found := _ndcg(groups, other, holdout)) > quality * WORTH_IT:
                     factors, quality = other, found
+    for group in np.flatnonzero(earning).tolist():
+        other = factors.copy()
+        other[group] = 0.0
+        if other.any() and (found := _ndcg(groups, other, holdout)) * WORTH_IT >= quality:
+            factors, quality = other, found
     best = quality
     for group in np.flatnonzero(sparing).tolist():
         for factor in _FACTORS[1:4]:

@@ -28,6 +28,8 @@ class PathReasonerSettings(Settings):
     """Needs an order."""
     graph: bool = True
     people: bool = True
+    ties: bool = True
+    """Walk from a person over others they are tied to (friends, trust)."""
     similar_ridge: float | None = Field(None, gt=0)
     similar_memory: float | None = Field(None, ge=0)
     """Events of the history after which one counts 1/e; 0: all alike."""
@@ -45,6 +47,7 @@ class PathReasonerSettings(Settings):
     similar_factor: float | None = Field(None, ge=0)
     next_factor: float | None = Field(None, ge=0)
     facts_factor: float | None = Field(None, ge=0)
+    ties_factor: float | None = Field(None, ge=0)
     """What the learned weights of a whole group are multiplied with."""
     edges_per_item: int = Field(150, ge=1, le=2_000)
     """Derived edges that leave an item."""

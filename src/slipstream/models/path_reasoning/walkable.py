@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from slipstream.artifacts import Artifact, ArtifactWriter
 from slipstream.dataset.vocabulary import Vocabulary
 from slipstream.models.path_reasoning.legs import EdgeLeg, FacetLeg, read_matrix, write_matrix
+from slipstream.models.path_reasoning.ties import Tie
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Walkable:
     people_entities: NDArray[np.int32]  # [A]
     event_kind: str
     newcomer_events: float  # events after which a person's attributes count half
+    ties: tuple[Tie, ...] = ()  # [U, V] each
+    touched: EdgeLeg | None = None  # [V, I]
 
     def write(self, writer: ArtifactWriter) -> None:
         self.items.write(writer, "items")
@@ -39,6 +42,9 @@ class Walkable:
             self.preferences.write(writer, "preferences")
             write_matrix(writer, "people", self.people)
             writer.array("people_entities", self.people_entities)
+        if self.touched is not None:
+            self.touched.write(writer, "touched")
+        ties = [tie.write(writer, f"tie{number}") for number, tie in enumerate(self.ties)]
         writer.json(
             "legs",
             {
@@ -50,13 +56,15 @@ class Walkable:
                 "people_relations": list(self.people_relations),
                 "event_kind": self.event_kind,
                 "newcomer_events": self.newcomer_events,
+                "ties": ties,
+                "touched": None if self.touched is None else self.touched.relation,
             },
         )
 
     @classmethod
     def read(cls, artifact: Artifact) -> Walkable:
         about = artifact.json("legs")
-        facets, prefers = about["facets"], about["preferences"]
+        facets, prefers, touched = about["facets"], about["preferences"], about.get("touched")
         return cls(
             items=Vocabulary.read(artifact, "items"),
             entities=Vocabulary.read(artifact, "entities"),
@@ -73,4 +81,6 @@ class Walkable:
             people_entities=np.zeros(0, np.int32) if prefers is None else artifact.array("people_entities"),
             event_kind=about["event_kind"],
             newcomer_events=about["newcomer_events"],
+            ties=tuple(Tie.read(artifact, f"tie{n}", tie) for n, tie in enumerate(about.get("ties", ()))),
+            touched=None if touched is None else EdgeLeg.read(artifact, "touched", touched, 0.0),
         )
