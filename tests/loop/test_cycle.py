@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cycle_world
@@ -16,28 +16,17 @@ from cycle_world import STEPS, answers, policy, run
 
 import slipstream
 from slipstream.artifacts import holding
-from slipstream.cli import main
-from slipstream.errors import BadInput, Busy, ConfigError, NotThere, UsageError
+from slipstream.errors import BadInput, Busy, NotThere, UsageError
+from slipstream.evaluation.true_reasons import ReasonCheck
 from slipstream.events.impressions import person_of
 from slipstream.events.sqlite_impressions import Feedback, SqliteImpressionStore
 from slipstream.loop import cycle_steps, journal
-from slipstream.loop.policy import Policy, Watch, read_policy
+from slipstream.loop.policy import Policy, Watch
 from slipstream.loop.watching import look
 from slipstream.loop.workspace import Workspace
 from slipstream.recommend.experiment import EXPERIMENT_FILE, read_experiment
 from slipstream.recommend.live_release import current_release, list_releases, promote, promotions, rollback
 from slipstream.recommend.release import Release
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With popularity live; copied for each test."""
-    return cycle_world.home(tmp_path_factory.mktemp("cycle") / "home").home.root
-
-
-@pytest.fixture
-def space(made: Path, tmp_path: Path) -> Workspace:
-    return slipstream.open(shutil.copytree(made, tmp_path / "home"))
 
 
 def live(space: Workspace) -> str:
@@ -108,20 +97,21 @@ def test_new_events_by_people_nobody_knows_leave_nobody_to_ask(space: Workspace)
     assert record.why == "people to ask 0, at least 30"
 
 
-@pytest.mark.parametrize(
-    ("over", "name"),
-    [
-        ({"ndcg": {"above": 0.9}}, "ndcg"),
-        ({"guardrails": {"coverage": 50}}, "coverage"),
-        ({"guardrails": {"size": 0.01}}, "size"),
-        ({"guardrails": {"latency": 0, "latency_ms": 0}}, "latency"),
-        ({"guardrails": {"popularity_share": 0, "popularity_floor": 0}}, "popularity"),
-        ({"drift": {"overlap": 1}}, "overlap"),
-        ({"drift": {"one_user": 0}}, "one_user"),
-        ({"drift": {"items": 0}}, "items"),
-        ({"data": {"events": 1, "users": 121}}, "users"),
-    ],
-)
+LIMITS: list[tuple[dict[str, object], str]] = [
+    ({"ndcg": {"above": 0.9}}, "ndcg"),
+    ({"guardrails": {"coverage": 50}}, "coverage"),
+    ({"guardrails": {"size": 0.01}}, "size"),
+    ({"guardrails": {"latency": 0, "latency_ms": 0}}, "latency"),
+    ({"guardrails": {"popularity_share": 0, "popularity_floor": 0}}, "popularity"),
+    ({"drift": {"overlap": 1}}, "overlap"),
+    ({"drift": {"one_user": 0}}, "one_user"),
+    ({"drift": {"items": 0}}, "items"),
+    ({"data": {"events": 1, "users": 121}}, "users"),
+    ({"data": {"events": 601}}, "events"),
+]
+
+
+@pytest.mark.parametrize(("over", "name"), LIMITS)
 def test_each_limit_refuses_by_its_name(
     judged: tuple[journal.Record, Policy], over: dict[str, object], name: str
 ) -> None:
@@ -130,6 +120,29 @@ def test_each_limit_refuses_by_its_name(
     verdict = cycle_steps.judge(Policy.model_validate({**chosen.model_dump(), **over}), evidence[record.name])
     assert name in [check.name for check in verdict.checks if not check.passed]
     assert verdict.why
+
+
+def test_what_no_honest_cycle_shows_is_refused_by_its_name_too(
+    judged: tuple[journal.Record, Policy],
+) -> None:
+    """And no check of the gate is without a test here."""
+    record, chosen = judged
+    found = evidence[record.name]
+    assert found.contest is not None
+    assert found.drift is not None
+    silent = replace(found.contest, candidate=replace(found.contest.candidate, without_list=0.02))
+    planted = {
+        "reasons": replace(found, reasons=ReasonCheck(100, 99, "p1 –saw→ m9 is no edge")),
+        "kinds": replace(found, drift=replace(found.drift, kinds=0.3)),
+        "without_list": replace(found, contest=silent),
+        "users": replace(found, contest=None),
+    }
+    for name, seen in planted.items():
+        verdict = cycle_steps.judge(chosen, seen)
+        assert [check.name for check in verdict.checks if not check.passed] == [name]
+    assert "p1 –saw→ m9 is no edge" in cycle_steps.judge(chosen, planted["reasons"]).why
+    every = {check.name for check in cycle_steps.judge(chosen, found).checks}
+    assert every == {name for _, name in LIMITS} | set(planted)
 
 
 evidence: dict[str, cycle_steps.Evidence] = {}
@@ -313,6 +326,16 @@ def test_a_transformer_goes_on_from_the_live_one(tmp_path: Path) -> None:
         told = (run(space, chosen).told("train") or {})["transformer"]
         assert told["warm_start"] is warm
         assert told["settings"]["dim"] == 16  # the live model's settings, not the preset's
+    before = [listed.name for listed in list_releases(space.home)]
+    small = run(space, policy("", budget="size<=1kB"))
+    assert small.outcome == "refused"
+    assert "size<=1kB" in small.why
+    assert [step.step for step in small.steps] == STEPS[:3]
+    assert [listed.name for listed in list_releases(space.home)] == before  # nothing was written
+    packed = run(space, policy("", budget="ndcg>=-99%,size<=60%", ndcg={"above": 1}, drift={"items": 9}))
+    chosen_form = Release.open(space.home.releases / packed.name).meta["compression"]
+    assert chosen_form["budget"] == "ndcg>=-99%,size<=60%"  # what the gate judged is the small form
+    assert (packed.told("release") or {})["bytes"] == Release.open(space.home.releases / packed.name).size()
 
 
 def test_older_releases_of_cycles_go_and_those_made_by_hand_stay(space: Workspace) -> None:
@@ -327,33 +350,3 @@ def test_older_releases_of_cycles_go_and_those_made_by_hand_stay(space: Workspac
     run(space, policy(ndcg={"above": -2}, data={"events": 1, "users": 2}, keep=2))
     assert len(list_releases(space.home)) == 4
     assert len(journal.records(space.home)) == 5  # the records stay
-
-
-def test_the_command_line(space: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file, where = tmp_path / "policy.toml", ["--home", str(space.home.root)]
-    file.write_text('model = "item_neighbours"\n[data]\nevents = 100\nusers = 30\n[watch]\nminutes = 0\n')
-    assert main(["cycle", "--policy", str(file), *where]) == 0
-    told = capsys.readouterr().out
-    assert "passed: NDCG@10" in told
-    assert "promoted: " in told
-    file.write_text('model = "popularity"\n[data]\nevents = 100\nusers = 30\n')
-    assert main(["cycle", "--policy", str(file), "--json", *where]) == 0
-    record = json.loads(capsys.readouterr().out)
-    assert record["outcome"] == "refused"
-    assert main(["releases", *where]) == 0
-    told = capsys.readouterr().out
-    assert "refused" in told
-    assert "against" in told
-    assert main(["releases", "--json", *where]) == 0
-    listed = json.loads(capsys.readouterr().out)
-    assert listed["cycles"][0] == record  # who, on what, with which policy, which numbers, why
-    assert [cycle["outcome"] for cycle in listed["cycles"]] == ["refused", "promoted"]
-    assert {"first", record["name"]} <= {release["name"] for release in listed["releases"]}
-    file.write_text("[ndcg]\nabov = 1\n")
-    assert main(["cycle", "--policy", str(file), *where]) == 2
-    assert main(["cycle", "--every", "1 week", *where]) == 2
-    with pytest.raises(ConfigError, match=r"ndcg\.abov"):
-        read_policy(file)
-    file.write_bytes(b"\xff")
-    with pytest.raises(ConfigError, match="not TOML"):
-        read_policy(file)

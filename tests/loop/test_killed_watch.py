@@ -13,6 +13,7 @@ import cycle_world
 import pytest
 
 import slipstream
+from slipstream.events.impressions import DAY_US
 from slipstream.events.sqlite_impressions import SqliteImpressionStore
 from slipstream.loop import control_arm, journal
 from slipstream.loop.workspace import Workspace
@@ -126,3 +127,20 @@ def test_what_was_worse_goes_back_once_wherever_it_was_killed(
         ("first", True),
     ]
     assert logged(space) == before
+
+
+@pytest.mark.parametrize("years", [-10, 10])
+def test_a_clock_that_jumped_makes_no_watch_longer_than_it_is(space: Workspace, years: int) -> None:
+    """The promotion is stamped years ahead, or long ago: the clock was set right while nobody watched."""
+    record = journal.unfinished(space.home)
+    assert record is not None
+    promoted = record.told("promote")
+    assert isinstance(promoted, dict)
+    promoted["promoted_us"] += years * 365 * DAY_US
+    record.policy["watch"]["minutes"] = 0.01
+    journal.write(space.home, record)
+    command = [sys.executable, "-m", "slipstream", "cycle", "--home", str(space.home.root)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    assert journal.unfinished(space.home) is None
+    assert journal.records(space.home)[-1].outcome == "promoted"
+    assert read_experiment(space.home.root) is None

@@ -37,7 +37,7 @@ from slipstream.loop.narrator import Narrator
 from slipstream.loop.policy import Policy
 from slipstream.loop.preparing import prepare
 from slipstream.loop.releasing import EXPLAINS, make_release
-from slipstream.loop.watching import look, wait_for_the_next_look, watched_until_us
+from slipstream.loop.watching import look, seconds_left, wait_for_the_next_look
 from slipstream.recommend.live_release import promote, promotions, rollback
 from slipstream.recommend.pipeline import Pipeline
 from slipstream.recommend.release import Release
@@ -281,7 +281,7 @@ def _watch(cycle: Cycle) -> Told:
     if earlier is None or not watch.minutes:
         return {"outcome": "promoted", "why": why, "looks": 0}
     promoted_us = int(cycle.told("promote")["promoted_us"])
-    until_us, looks = watched_until_us(watch, promoted_us), 0
+    until_s, looks = time.monotonic() + seconds_left(watch, promoted_us), 0
     if (ended := _no_longer_live(cycle)) is not None:
         return ended | {"looks": looks}
     control = control_arm.begin(cycle.home, name, earlier, watch.control) if watch.control else None
@@ -295,9 +295,9 @@ def _watch(cycle: Cycle) -> Told:
             told = f"{name} was worse: {seen.why}"
             rollback(cycle.home.releases, leaving=name, why=told)
             return {"outcome": "rolled back", "why": told, "looks": looks}
-        if time.time_ns() // 1000 >= until_us:
+        if (left_s := until_s - time.monotonic()) <= 0:
             return {"outcome": "promoted", "why": why, "looks": looks, "seen": seen.why}
-        wait_for_the_next_look(watch, until_us)
+        wait_for_the_next_look(watch, left_s)
 
 
 def _no_longer_live(cycle: Cycle) -> Told | None:

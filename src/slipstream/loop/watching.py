@@ -23,8 +23,6 @@ from slipstream.loop import control_arm
 from slipstream.loop.policy import Watch
 from slipstream.recommend.experiment import RunningExperiment
 
-MINUTE_US = 60_000_000
-
 
 @dataclass(frozen=True)
 class Look:
@@ -92,10 +90,14 @@ def _always_valid(difference: Estimate, times_minimum: float) -> Interval:
     return difference.always_valid(planned)
 
 
-def watched_until_us(watch: Watch, promoted_us: int) -> int:
-    return promoted_us + int(watch.minutes * MINUTE_US)
+def seconds_left(watch: Watch, promoted_us: int) -> float:
+    """Of the watch, by the wall clock, but never more than all of it: that clock may have jumped.
+
+    Asked once when a process begins to watch; from then on time is counted by a clock that does not jump.
+    """
+    whole_s = 60 * watch.minutes
+    return min(whole_s, max(0.0, whole_s - (time.time() - promoted_us / 1e6)))
 
 
-def wait_for_the_next_look(watch: Watch, until_us: int) -> None:
-    left_s = (until_us - time.time_ns() // 1000) / 1e6
+def wait_for_the_next_look(watch: Watch, left_s: float) -> None:
     time.sleep(max(0.0, min(watch.every_s, left_s)))
