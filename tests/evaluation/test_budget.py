@@ -17,7 +17,8 @@ def rung(name: str, size: int, ndcg: float, *, p99_us: float = 100.0, exact: boo
     delta = ndcg - 0.2
     return Priced(
         name=name, model_bytes=size, release_bytes=2 * size, bytes_per_item=1, resident_bytes=3 * size,
-        step_us=1, scan_us=1, answer_p50_us=p99_us / 2, answer_p99_us=p99_us, users_per_s=1, ndcg=ndcg,
+        open_ms=1, step_us=1, step_p99_us=1, scan_us=1, scan_p99_us=1, hr=ndcg,
+        answer_p50_us=p99_us / 2, answer_p99_us=p99_us, users_per_s=1, ndcg=ndcg,
         ndcg_delta=Interval(delta, delta - 0.01, delta + 0.01), exact=exact, overlap=1, train_cpu_s=1,
         pareto=False,
     )  # fmt: skip

@@ -18,7 +18,7 @@ from slipstream.evaluation.price import price
 KEYS = {
     "name", "model_bytes", "release_bytes", "bytes_per_item", "resident_bytes", "step_us", "scan_us",
     "answer_p50_us", "answer_p99_us", "users_per_s", "ndcg", "ndcg_delta", "ndcg_delta_interval", "exact",
-    "overlap@10", "train_cpu_s", "pareto",
+    "overlap@10", "train_cpu_s", "pareto", "open_ms", "step_p99_us", "scan_p99_us", "hr",
 }  # fmt: skip
 DIM, ITEMS = 16, 40
 TRAINING = [
@@ -53,6 +53,10 @@ def test_the_ladder_is_priced_from_a_folder_to_files(tmp_path: Path) -> None:
         assert low <= rung["ndcg_delta"] <= high
         assert rung["ndcg_delta"] == pytest.approx(rung["ndcg"] - rungs["float32"]["ndcg"], abs=1e-12)
         assert rung["answer_p99_us"] >= rung["answer_p50_us"] > 0
+        assert rung["step_p99_us"] >= rung["step_us"] > 0
+        assert rung["scan_p99_us"] >= rung["scan_us"] > 0
+        assert rung["open_ms"] > 0
+        assert 1 >= rung["hr"] >= rung["ndcg"]
         assert rung["release_bytes"] > 0
         assert rung["exact"] is (name in ("float32", "int8_certified"))
         assert 0 <= rung["overlap@10"] <= 1

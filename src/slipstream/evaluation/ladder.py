@@ -26,7 +26,7 @@ from slipstream.evaluation.metrics import accuracy, mean
 from slipstream.inference.item_index import ItemIndex
 from slipstream.inference.packed_weights import total_bytes
 from slipstream.models.recommender import Compressible
-from slipstream.models.registry import save_model
+from slipstream.models.registry import load_model, save_model
 from slipstream.recommend.ranking import BATCH
 
 K = 10
@@ -42,6 +42,7 @@ class Priced:
     below make one when they are opened; it counts in resident_bytes alone).
     release_bytes: the model's folder with the vocabularies.
     resident_bytes: arrays that stay while it answers: items as packed, their search copy, float32 layers.
+    open_ms: CPU from the files to a model that answers, its search copy included.
     exact: the lists are certified to be those of the float32 weights.
     overlap: mean share of float32's first 10 that are in the first 10 of this rung.
     """
@@ -51,11 +52,15 @@ class Priced:
     release_bytes: int
     bytes_per_item: float
     resident_bytes: int
+    open_ms: float
     step_us: float
+    step_p99_us: float
     scan_us: float
+    scan_p99_us: float
     answer_p50_us: float
     answer_p99_us: float
     users_per_s: float
+    hr: float
     ndcg: float
     ndcg_delta: Interval
     exact: bool
@@ -97,6 +102,7 @@ class Served:
     item_bytes: int
     resident_bytes: int
     release_bytes: int
+    open_ms: float
     step: list[int] = field(default_factory=list)  # ns
     scan: list[int] = field(default_factory=list)
     answer: list[int] = field(default_factory=list)
@@ -115,27 +121,31 @@ def ladder(name: str, model: Compressible, asked: Asked) -> list[Served]:
         packed = packed_for(model, rung, asked.events)
         small = model if rung.name == FLOAT32 else model.with_weights(packed)
         items = sum(p.nbytes for n, p in packed.items() if roles.get(n) == "items")
-        index, release = small.index(), _release_bytes(name, small, asked)
-        sizes = total_bytes(packed), items, small.resident_bytes(), release
+        index, (release, open_ms) = small.index(), _released(name, small, asked)
+        weights, resident = total_bytes(packed), small.resident_bytes()
         if rung.name != FLOAT32:
-            rungs.append(Served(rung.name, small, index, *sizes))
+            rungs.append(Served(rung.name, small, index, weights, items, resident, release, open_ms))
             continue
-        alone = index.without_kernel()
-        rungs.append(Served(rung.name, small, alone, sizes[0], items, sizes[2] - index.nbytes, release))
-        copied = sizes[0] + index.nbytes, items + index.nbytes
-        rungs.append(Served(CERTIFIED, small, index, *copied, *sizes[2:]))
+        alone, copy = index.without_kernel(), index.nbytes
+        rungs.append(Served(rung.name, small, alone, weights, items, resident - copy, release, open_ms))
+        copied = weights + copy, items + copy
+        rungs.append(Served(CERTIFIED, small, index, *copied, resident, release, open_ms))
     return rungs
 
 
-def _release_bytes(name: str, model: Any, asked: Asked) -> int:
-    """Of the folder of the model and the vocabularies, its manifest left out."""
+def _released(name: str, model: Any, asked: Asked) -> tuple[int, float]:
+    """Bytes of the folder of the model and the vocabularies, its manifest left out; CPU ms of opening it."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "model"
         with writing(place, "model") as writer:
             save_model(name, model, writer)
             asked.items.write(writer, "items")
             asked.users.write(writer, "users")
-        return open_artifact(place, "model").size()
+        began = time.process_time_ns()
+        artifact = open_artifact(place, "model")
+        opened: Any = load_model(artifact)[1]
+        opened.index()
+        return artifact.size(), (time.process_time_ns() - began) / 1e6
 
 
 def measured(rungs: list[Served], asked: Asked, train_cpu_s: float) -> tuple[Priced, ...]:
@@ -147,7 +157,8 @@ def measured(rungs: list[Served], asked: Asked, train_cpu_s: float) -> tuple[Pri
         began = time.process_time_ns()
         lists = _lists(rung, asked)
         spent_s = (time.process_time_ns() - began) / 1e9
-        ndcg = accuracy(lists, asked.holdout, [K])[f"NDCG@{K}"]
+        values = accuracy(lists, asked.holdout, [K])
+        ndcg = values[f"NDCG@{K}"]
         first, base = (lists, ndcg) if first is None or base is None else (first, base)
         found.append(
             Priced(
@@ -156,11 +167,15 @@ def measured(rungs: list[Served], asked: Asked, train_cpu_s: float) -> tuple[Pri
                 release_bytes=rung.release_bytes,
                 bytes_per_item=rung.item_bytes / max(rung.index.items, 1),
                 resident_bytes=rung.resident_bytes,
+                open_ms=rung.open_ms,
                 step_us=micros(rung.step),
+                step_p99_us=micros(rung.step, 99),
                 scan_us=micros(rung.scan),
+                scan_p99_us=micros(rung.scan, 99),
                 answer_p50_us=micros(rung.answer),
                 answer_p99_us=micros(rung.answer, 99),
                 users_per_s=len(lists) / max(spent_s, 1e-6),
+                hr=mean(values[f"HR@{K}"]),
                 ndcg=mean(ndcg),
                 ndcg_delta=paired_interval(ndcg, base),
                 exact=rung.model is rungs[0].model,

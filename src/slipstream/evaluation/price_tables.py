@@ -13,8 +13,8 @@ from slipstream.evaluation.report import html_table, page
 from slipstream.evaluation.tables import Table
 
 SIZE_COLUMNS = ("rung", "model kB", "of float32", "release kB", "bytes / item", "resident kB")
-QUALITY_COLUMNS = ("rung", "NDCG@10", "difference", "exact", "overlap@10", "front")
-TIME_COLUMNS = ("rung", "step µs", "scan µs", "answer µs", "p99 µs", "users / s", "training s")
+QUALITY_COLUMNS = ("rung", "HR@10", "NDCG@10", "difference", "exact", "overlap@10", "front")
+TIME_COLUMNS = ("rung", "open ms", "step µs", "scan µs", "answer µs", "users / s", "training s")
 LEVER_COLUMNS = ("lever", "on µs", "off µs", "saves", "bytes", "for each", "overlap@10")
 TRAINING_COLUMNS = ("lever", "on", "off", "CPU", "saves", "peak MB on", "off", "measuring s")
 
@@ -43,7 +43,7 @@ def price_tables(found: Price) -> list[Table]:
             "difference: of NDCG@10 to float32 over the same users, with its 95 % interval. "
             "front: no rung is as small and as good.",
         ),
-        Table("CPU time", TIME_COLUMNS, tuple(map(_time_row, found.rungs)), "Medians, and the 99th of 100."),
+        Table("CPU time", TIME_COLUMNS, tuple(map(_time_row, found.rungs)), "µs: median / 99th of 100."),
         Table(
             "levers",
             LEVER_COLUMNS,
@@ -64,12 +64,17 @@ def _size_row(rung: Priced, full: int) -> tuple[str, ...]:
 def _quality_row(rung: Priced) -> tuple[str, ...]:
     delta = f"{rung.ndcg_delta.mean:+.4f} [{rung.ndcg_delta.low:+.4f}, {rung.ndcg_delta.high:+.4f}]"
     exact, front = "yes" if rung.exact else "no", "*" if rung.pareto else ""
-    return (rung.name, f"{rung.ndcg:.4f}", delta, exact, f"{rung.overlap:.3f}", front)
+    return (rung.name, f"{rung.hr:.4f}", f"{rung.ndcg:.4f}", delta, exact, f"{rung.overlap:.3f}", front)
 
 
 def _time_row(rung: Priced) -> tuple[str, ...]:
-    times = rung.step_us, rung.scan_us, rung.answer_p50_us, rung.answer_p99_us, rung.users_per_s
-    return (rung.name, *(f"{value:,.0f}" for value in times), f"{rung.train_cpu_s:,.1f}")
+    pairs = (
+        (rung.step_us, rung.step_p99_us),
+        (rung.scan_us, rung.scan_p99_us),
+        (rung.answer_p50_us, rung.answer_p99_us),
+    )
+    times = (f"{median:,.0f} / {worst:,.0f}" for median, worst in pairs)
+    return (rung.name, f"{rung.open_ms:,.1f}", *times, f"{rung.users_per_s:,.0f}", f"{rung.train_cpu_s:,.1f}")
 
 
 def _lever_row(lever: Lever) -> tuple[str, ...]:
