@@ -1,6 +1,6 @@
 """One more day of events: a warm start against a whole training, on what came after, at dates fixed in advance.
 
-    python benchmarks/warm_start.py --data FOLDER [--dates 5] [--model transformer]
+    python benchmarks/warm_start.py --data FOLDER [--dates 5] [--model transformer] [--set epochs=8 --set dim=64]
 
 For each date d (evenly spaced over the last third of the events' time): a model is trained on everything before d,
 then once more with the next day, from the beginning and from the earlier weights. Both are asked for the new items of
@@ -21,6 +21,7 @@ import numpy as np
 import polars as pl
 
 from slipstream.cluster.threads import blas_threads
+from slipstream.config import parse_assignments, with_overrides
 from slipstream.dataset.folder import read_folder
 from slipstream.dataset.snapshot import Snapshot, snapshot_of
 from slipstream.dataset.validation import hold_out_last
@@ -53,7 +54,9 @@ def main() -> None:
     options.add_argument("--asked", type=int, default=2_000, help="events after the day, at least")
     options.add_argument("--model", default="transformer")
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--set", action="append", default=[], help="over the preset, e.g. dim=64")
     given = options.parse_args()
+    changes = parse_assignments(given.set)
     cores = len(os.sched_getaffinity(0))
     print(
         f"machine: {platform.machine()}, {cores} cores, load {os.getloadavg()[0]:.1f}, numpy {np.__version__}"
@@ -70,7 +73,7 @@ def main() -> None:
         old, learning = data_of(before, given.seed)
         with blas_threads():
             context = FitContext(given.seed)
-            base = kind.fit(learning, chosen or kind.preset(learning), context)
+            base = kind.fit(learning, chosen or with_overrides(kind.preset(learning), changes), context)
             chosen = base.settings  # what the first date chooses on validation, the others keep
             past, learning = data_of(known, given.seed)
             earlier = Earlier(

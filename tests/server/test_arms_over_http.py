@@ -132,6 +132,11 @@ def test_a_running_server_follows_the_experiment_file(home: Home, api: httpx.Cli
     served_home.release(home, "second")  # and releases still go live
     eventually(lambda: set(releases()) == {"second", "even"})
     assert [name == "even" for name in releases()] == [name == "even" for name in after]
+    write(home, {"control": {}}, salt="another")  # an arm is taken out in the middle
+    eventually(lambda: set(releases()) == {"second"})
+    with SqliteImpressionStore(home.impressions) as store:
+        eventually(lambda: store.served()["arm"].to_list()[-20:] == ["sides/control"] * 20)
+        assert "sides/even" in store.served()["arm"].to_list()  # what was logged stays
     (home.root / EXPERIMENT_FILE).unlink()
     eventually(lambda: set(releases()) == {"second"})
 
