@@ -12,8 +12,10 @@ import pytest
 from slipstream.config import with_overrides
 from slipstream.dataset.queries import queries_of
 from slipstream.dataset.snapshot import Snapshot, snapshot_of
+from slipstream.errors import UsageError
 from slipstream.events.event import EventBatch
 from slipstream.events.sqlite import SqliteEventStore
+from slipstream.inference.approximate_index import ApproximateIndex
 from slipstream.models.recommender import ExplainsByHistory, ExplainsFromState, FitContext, TrainingData
 from slipstream.models.registry import model_names, model_type
 from slipstream.recommend.likeness import LISTED, Likeness
@@ -103,6 +105,33 @@ def test_lists_that_would_take_too_long_are_left_out() -> None:
     model = cls.fit(training, cls.preset(training), FitContext())
     assert Likeness(model).lists(data.item_count, budget_s=0.0) is None
     assert Likeness(model).lists(data.item_count) is not None
+
+
+def test_a_release_with_an_approximate_index_answers_by_it_and_tells_its_recall(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("faiss")
+    data = clubs()
+    training = TrainingData(data)
+    cls, popularity = model_type("transformer"), model_type("popularity")
+    shape = {"dim": 16, "heads": 2, "layers": 2, "attention_window": 6, "epochs": 0}
+    primary = Named(
+        "transformer", cls.fit(training, with_overrides(cls.preset(training), shape), FitContext())
+    )
+    counted = Named("popularity", popularity.fit(training, popularity.preset(training), FitContext()))
+    for name, approximate in (("plain", False), ("quick", True)):
+        write_release(
+            tmp_path, name, snapshot=data, primary=primary, popularity=counted, approximate=approximate
+        )
+    plain, quick = Release.open(tmp_path / "plain"), Release.open(tmp_path / "quick")
+    assert isinstance(quick.index, ApproximateIndex)
+    assert not isinstance(plain.index, ApproximateIndex)
+    assert quick.meta["approximate"] == {"recall@10": 1.0, "recall@100": 1.0}  # so few are searched exactly
+    request = Request(history=["c0-1", "c0-2"], k=5)
+    slates = [Pipeline(release).recommend(request) for release in (plain, quick)]
+    assert slates[0].items == slates[1].items
+    with pytest.raises(UsageError, match="no item vectors"):
+        write_release(tmp_path, "none", snapshot=data, primary=counted, popularity=counted, approximate=True)
+    assert not (tmp_path / "none").exists()
 
 
 def test_history_reasons_of_a_living_state_are_those_of_the_whole_history(tmp_path: Path) -> None:

@@ -29,9 +29,14 @@ def release(
         str | None,
         typer.Option(help='Release the smallest form that keeps this: "ndcg>=-0.5%,size<=20MB,p99<=2ms".'),
     ] = None,
+    approximate: Annotated[
+        bool, typer.Option(help="Search with an approximate index, for tens of millions of items.")
+    ] = False,
 ) -> None:
     """Put everything a server needs into one checksummed folder, and go live with it."""
-    for line in workspace(home).release(model, name=name, promote=promote, budget=budget).lines():
+    space = workspace(home)
+    released = space.release(model, name=name, promote=promote, budget=budget, approximate=approximate)
+    for line in released.lines():
         out.print(line, markup=False)
 
 

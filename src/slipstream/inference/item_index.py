@@ -85,6 +85,11 @@ class ItemIndex:
             norms = _in_parts(_norms, self._rows, np.float64)
             self._largest_norm = float(norms.max(initial=0.0, where=self._answers))
 
+    @property
+    def answers(self) -> NDArray[np.bool_]:
+        """[I], True for items that may be an answer."""
+        return self._answers
+
     def _open(self, compiled: Kernel, packed: Packed) -> object:
         if not isinstance(self._rows, ItemRows):
             return compiled.module.open(*vars(packed).values(), self._rows, self.items, self.dim)

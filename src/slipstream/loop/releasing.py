@@ -23,7 +23,14 @@ from slipstream.loop.tables import read_table_of
 from slipstream.recommend.live_release import current_release, list_releases, promote
 from slipstream.recommend.newcomers import AddedItems
 from slipstream.recommend.pipeline import Pipeline
-from slipstream.recommend.release import Named, PipelineSettings, Release, release_name, write_release
+from slipstream.recommend.release import (
+    APPROXIMATE,
+    Named,
+    PipelineSettings,
+    Release,
+    release_name,
+    write_release,
+)
 from slipstream.recommend.rules import Rules, read_rules
 
 EXPLAINS = "path_reasoner"
@@ -40,13 +47,13 @@ class Released:
     bytes: int
     p50_ms: float
     live: bool
-    chosen: str = ""  # which form of the model, and why
+    told: tuple[str, ...] = ()  # which form of the model and why; what an approximate index finds
 
     def lines(self) -> list[str]:
         state = "live" if self.live else "not live"
         return [
             f"release {self.name} of {self.model}, {state}",
-            *([self.chosen] if self.chosen else []),
+            *self.told,
             f"price: {self.bytes / 1e6:.1f} MB, p50 {self.p50_ms:.2f} ms an answer (without reasons)",
         ]
 
@@ -61,13 +68,14 @@ def make_release(
     narrator: Narrator,
     budget: Budget | None = None,
     mark: str = "",
+    approximate: bool = False,
 ) -> Released:
     """Write a release of `model` (default: the trained one with the best validation NDCG@10) and promote it.
 
     Popularity answers strangers, so it is trained here if it was not; a trained path reasoner ships beside
     the model and gives the reasons. budget: the smallest form of the model that keeps it is released; raises
     OverBudget, before anything is written, where none does. mark: as of
-    `check_nobody_forgotten`.
+    `check_nobody_forgotten`. approximate: see `write_release`.
     """
     check_nobody_forgotten(home, mark)
     trained = trained_models(home)
@@ -103,14 +111,18 @@ def make_release(
         forgotten=forgotten,
         added_bytes=added_bytes,
         compression=record,
+        approximate=approximate,
     )
     if go_live:
         promote(home.releases, given)
     drop_releases(home, forgotten=forgotten)
     release = Release.open(path)
     price: Mapping[str, Any] = release.meta["price"]
-    told = "" if record is None else f"{record['rung']}: {record['why']}"
-    return Released(given, chosen, path, int(price["bytes"]), float(price["p50_ms"]), go_live, told)
+    told = [] if record is None else [f"{record['rung']}: {record['why']}"]
+    if approximate:
+        recall = [f"{name} {part:.4f}" for name, part in release.meta[APPROXIMATE].items()]
+        told.append(f"approximate index, against the exact one: {', '.join(recall)}")
+    return Released(given, chosen, path, int(price["bytes"]), float(price["p50_ms"]), go_live, tuple(told))
 
 
 def _forgettings(home: Home) -> int:

@@ -201,19 +201,31 @@ class Workspace:
         pipeline: PipelineSettings | None = None,
         promote: bool = True,
         budget: str | None = None,
+        approximate: bool = False,
     ) -> Released:
         """Put everything a server needs into one folder; by default the best trained model, and go live.
 
         pipeline: the language and the words of reasons, how many of each kind, and more. budget: such as
         "ndcg>=-0.5%,size<=20MB,p99<=2ms"; the smallest form of the model that keeps it is released, and
-        OverBudget is raised where none does.
+        OverBudget is raised where none does. approximate: search with an approximate index (extra
+        `approximate`), for catalogues of tens of millions of items.
         """
         from slipstream.evaluation.budget import parse_budget
         from slipstream.loop.releasing import make_release
 
         limits = None if budget is None else parse_budget(budget)
         with writing_home(self.home, "release"):
-            return make_release(self.home, model, name, rules, pipeline, promote, self.narrator, limits)
+            return make_release(
+                self.home,
+                model,
+                name,
+                rules,
+                pipeline,
+                promote,
+                self.narrator,
+                limits,
+                approximate=approximate,
+            )
 
     def price(self, model: str = "transformer") -> Price:
         """What each form of a trained model saves and costs, on the events that it was chosen on."""

@@ -129,8 +129,8 @@ class Pipeline:
 
     def searched(self) -> tuple[int, int]:
         """How many queries the index has answered, and how many items were scored exactly for them."""
-        model = self.release.searchable
-        return (0, 0) if model is None else (model.index().searched, model.index().rescored)
+        index = self.release.index
+        return (0, 0) if index is None else (index.searched, index.rescored)
 
     def recent_users(self, most: int) -> list[str]:
         """The users whose states were used last, the latest first."""
@@ -240,10 +240,10 @@ class Pipeline:
         """What the best items are chosen from, and who says so: popularity where nothing is known."""
         query = user.query(now_us)
         if user.number >= 0 or len(query.item):
-            if self.release.searchable is not None:
+            if self.release.searchable is not None and self.release.index is not None:
                 vector = self._vector(self.release.searchable, user, query)
                 if np.isfinite(vector).all():
-                    return Searched(self.release.searchable.index(), vector, shelf), "model"
+                    return Searched(self.release.index, vector, shelf), "model"
             else:
                 scores = self._primary_scores(user, query)
                 if np.isfinite(scores).any():

@@ -6,6 +6,7 @@
     primary/ popularity/ path_reasoner/   models
     similar_items, similar_scores   the most alike of each item, where that was cheap to find
     labels/             what people read for graph entities
+    approximate         an approximate index of the primary's item vectors, if one was asked for
     segments/           popularity by one attribute of people, if a rule asks for it
     settings, rules, metrics   JSON
 
@@ -35,7 +36,10 @@ from slipstream.dataset.snapshot import Snapshot
 from slipstream.dataset.vocabulary import Vocabulary
 from slipstream.errors import UsageError
 from slipstream.graph.linked_graph import LinkedGraph
+from slipstream.inference.approximate_index import ApproximateIndex
+from slipstream.inference.item_index import ItemIndex
 from slipstream.models.recommender import (
+    Embeds,
     ExplainsByHistory,
     ExplainsByPaths,
     Incremental,
@@ -54,6 +58,7 @@ from slipstream.recommend.segments import PART, Segments
 from slipstream.recommend.wording import Language, Wording
 
 KIND = "release"
+APPROXIMATE, MOST_MEASURED = "approximate", 500
 CURRENT = "CURRENT"
 MADE_BY = "run `slipstream release` first"
 
@@ -144,6 +149,16 @@ class Release:
         return primary if isinstance(primary, Searchable) else None
 
     @cached_property
+    def index(self) -> ItemIndex | ApproximateIndex | None:
+        """What finds the primary's best items, where it is searchable. Raises MissingExtra."""
+        if self.searchable is None:
+            return None
+        exact = self.searchable.index()
+        if not self._artifact.has(APPROXIMATE):
+            return exact
+        return ApproximateIndex.read(self._artifact.file(APPROXIMATE), exact)
+
+    @cached_property
     def popularity(self) -> Recommender:
         return load_model(self._artifact.part("popularity"))[1]
 
@@ -222,8 +237,7 @@ class Release:
             vocabulary.number("")  # builds the index
         self.reasons(self.shelf).of([], NOBODY, self.shelf, "popularity")
         self.shelf.having("", ())
-        if self.searchable is not None:
-            self.searchable.index()
+        _ = self.index
         for model in (self.popularity, self.primary):
             model.score(query_of([0] if len(self.items) else []))
 
@@ -246,6 +260,7 @@ def write_release(
     forgotten: int = 0,
     added_bytes: int = 0,
     compression: Mapping[str, Any] | None = None,
+    approximate: bool = False,
 ) -> Path:
     """Write the release `folder/name` and give its path. It is not live before `promote`.
 
@@ -253,8 +268,8 @@ def write_release(
     people: rows with `user_id`, for the segments of the rules. graph: its labels go in,
     its edges are the path reasoner's own. forgotten: how many people had been forgotten by then.
     added_bytes: of the log of added items, that are in `items`. compression: which form of `primary` this is
-    and why; it has a `rung`. Appears all at once; its price (bytes, p50 of an answer in milliseconds) is
-    measured on the written files before it does.
+    and why; it has a `rung`. approximate: with an approximate index, whose recall goes into the meta. Appears
+    all at once; its price (bytes, p50 of an answer in milliseconds) is measured on the written files before.
     """
     check_name(name)
     settings, rules = settings or PipelineSettings(), rules or Rules()
@@ -297,11 +312,26 @@ def write_release(
         if (lists := Likeness(primary.model).lists(len(snapshot.items))) is not None:
             writer.array("similar_items", lists[0])
             writer.array("similar_scores", lists[1])
+        if approximate:
+            writer.meta[APPROXIMATE] = _write_approximate(writer.file(APPROXIMATE), primary, snapshot)
         writer.json("settings", settings.model_dump(mode="json"))
         writer.json("rules", rules.model_dump(mode="json"))
         writer.json("metrics", dict(metrics or {}))
         writer.meta["price"] = _price(writer, snapshot)
     return folder / name
+
+
+def _write_approximate(path: Path, primary: Named, snapshot: Snapshot) -> dict[str, float]:
+    """Build and write the index; its recall on a sample of people."""
+    model = primary.model
+    if not isinstance(model, Searchable) or not isinstance(model, Embeds):
+        raise UsageError(f"{primary.name} has no item vectors to search: an approximate index is not for it")
+    index = ApproximateIndex.of(model.index(), model.item_vectors())
+    index.write(path)
+    users = np.flatnonzero(np.diff(snapshot.offsets))
+    picked = users[np.linspace(0, len(users) - 1, min(MOST_MEASURED, len(users))).astype(np.int64)]
+    queries = model.query_vectors(queries_of(snapshot, picked))
+    return {f"recall@{k}": round(index.recall(queries, k), 4) for k in (10, 100)}
 
 
 def _through_us(snapshot: Snapshot) -> int | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from slipstream.inference.approximate_index import ApproximateIndex
 from slipstream.inference.item_index import ItemIndex
 from slipstream.inference.retriever import top_k
 
@@ -42,7 +43,9 @@ class Scored:
 class Searched:
     """An index and what to look for, [1, D]. The few newcomers of the shelf are scored all."""
 
-    def __init__(self, index: ItemIndex, vector: NDArray[np.float32], shelf: Shelf) -> None:
+    def __init__(
+        self, index: ItemIndex | ApproximateIndex, vector: NDArray[np.float32], shelf: Shelf
+    ) -> None:
         self._index, self._vector = index, vector
         self._new: Scored | None = None
         if shelf.newcomers:
