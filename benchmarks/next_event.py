@@ -68,7 +68,10 @@ def main() -> None:
             measure.applied("applied: a slate", explain=False)
             measure.applied("applied: with history reasons", explain=True)
             living = ModelMemory.contributions
-            ModelMemory.contributions = lambda self, model, query, items: model.contributions(query, items)
+            ModelMemory.contributions = lambda self, model, query, items: (
+                np.arange(len(query.item)),
+                model.contributions(query, items),
+            )
             measure("with history reasons, anew", explain=True)
             ModelMemory.contributions = living
             searched, rescored = pipeline.searched()
