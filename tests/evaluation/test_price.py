@@ -45,6 +45,7 @@ def test_the_ladder_is_priced_from_a_folder_to_files(tmp_path: Path) -> None:
         "float32", "int8_certified", "bf16", "int8", "mixed", "int4", "mixed_all", "int4_all",
     ]  # fmt: skip
     page = (tmp_path / "p.html").read_text()
+    assert page.count("<svg") == 2
     for name, rung in rungs.items():
         assert set(rung) == KEYS
         assert name in done.stdout

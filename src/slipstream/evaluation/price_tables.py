@@ -6,8 +6,10 @@ from html import escape
 from pathlib import Path
 
 from slipstream.artifacts import replace_text
+from slipstream.evaluation.intervals import Interval
 from slipstream.evaluation.ladder import Priced
 from slipstream.evaluation.levers import Lever, TrainingLever
+from slipstream.evaluation.pictures import intervals_svg
 from slipstream.evaluation.price import Price
 from slipstream.evaluation.report import html_table, page
 from slipstream.evaluation.tables import Table
@@ -17,6 +19,9 @@ QUALITY_COLUMNS = ("rung", "HR@10", "NDCG@10", "difference", "exact", "overlap@1
 TIME_COLUMNS = ("rung", "open ms", "step µs", "scan µs", "answer µs", "users / s", "training s")
 LEVER_COLUMNS = ("lever", "on µs", "off µs", "saves", "bytes", "for each", "overlap@10")
 TRAINING_COLUMNS = ("lever", "on", "off", "CPU", "saves", "peak MB on", "off", "measuring s")
+
+
+MOST_DRAWN = 0.1
 
 
 def price_tables(found: Price) -> list[Table]:
@@ -90,9 +95,27 @@ def _training_row(lever: TrainingLever) -> tuple[str, ...]:
     return (lever.name, *spent, *peaks, f"{lever.measuring_s:,.1f}")
 
 
+def price_pictures(found: Price) -> list[str]:
+    """What each rung loses, and its size; one that loses more than a tenth is only in the tables."""
+    full = found.rungs[0]
+    drawn = [rung for rung in found.rungs if full.ndcg > 0 and rung.ndcg >= (1 - MOST_DRAWN) * full.ndcg]
+    if not drawn:
+        return []
+    losses = [(rung.name, _scaled(rung.ndcg_delta, 100 / full.ndcg)) for rung in drawn]
+    sizes = [(rung.name, 100 * rung.model_bytes / full.model_bytes) for rung in drawn]
+    return [
+        intervals_svg(losses, title="NDCG@10 to float32, % of it, with the 95 % interval"),
+        intervals_svg([(n, Interval(s, s, s)) for n, s in sizes], title="bytes of the model, % of float32's"),
+    ]
+
+
+def _scaled(interval: Interval, factor: float) -> Interval:
+    return Interval(*(factor * value for value in (interval.mean, interval.low, interval.high)))
+
+
 def write_price_page(path: Path, found: Price) -> None:
     """One HTML file that fetches nothing, all at once."""
     tables = price_tables(found)
-    body = ["<h1>The price of each saving</h1>"]
+    body = ["<h1>The price of each saving</h1>", *price_pictures(found)]
     body += [f"<h2>{escape(table.title)}</h2>{html_table(table)}" for table in tables]
     replace_text(path, page("The price of each saving", body))
