@@ -230,10 +230,13 @@ class PathReasoner:
 
     def _laid_out(self, query: Queries) -> Frontier:
         by_memory: dict[float, Starts] = {}
+        events = int(np.count_nonzero((query.item >= 0) & (query.item < len(self._items))))
         legs = []
         for start in self._starts:
             memory = start.leg.memory
-            if (own := self._own(start, query)) is not None:
+            if start.tie is not None:
+                starts = start.tie.starts_of(int(query.user[0]), events, self._fitted.newcomer_events)
+            elif (own := self._own(start, query)) is not None:
                 starts = Starts(own.indices.astype(np.int64), own.data)
             elif memory in by_memory:
                 starts = by_memory[memory]
