@@ -245,6 +245,15 @@ def test_what_is_outside_the_tables_or_buffers_is_refused(path: str) -> None:
     for offsets in ([0, 3], [0, 2, 1], [-1, 2]):
         with pytest.raises((ValueError, IndexError)):
             encoder.encode(np.array(offsets), np.array([0, 1], np.int32), None)
+    lived, three = encoder.prefill(np.arange(3, dtype=np.int32)), np.arange(3, dtype=np.int32)
+    with pytest.raises(IndexError):
+        encoder.leave_out_of(lived, three + 3, None, 3)
+    right = encoder.leave_out_of(lived, three, None, 3)  # a refused call has left nothing behind
+    np.testing.assert_allclose(right, encoder.leave_out(three, None, 3), atol=1e-6)
+    assert lived.left_out is not None
+    lived.left_out.count, lived.left_out.own = 0, lived.left_out.own[:-1]
+    with pytest.raises((ValueError, BufferError)):
+        encoder.leave_out_of(lived, three, None, 3)
     state.ring = state.ring[:, :, :-1]
     with pytest.raises((ValueError, BufferError)):
         encoder.advance(state, 1)
