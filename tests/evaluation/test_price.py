@@ -83,7 +83,7 @@ def test_the_ladder_is_priced_from_a_folder_to_files(tmp_path: Path) -> None:
     levers = {lever["name"]: lever for lever in written["levers"]}
     assert [*levers] == [
         "int8 search index", "state of a user", "idle states in int8", "answers in batches",
-        f"{thread_count()} threads (wall clock)", "lists made before",
+        f"threads: {thread_count()} (wall clock)", "lists made before",
     ]  # fmt: skip
     assert all(lever["on_us"] > 0 and lever["off_us"] > 0 and lever["bytes"] > 0 for lever in levers.values())
     assert levers["lists made before"]["bytes"] == 10 * (4 + 4)

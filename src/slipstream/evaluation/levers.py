@@ -171,7 +171,7 @@ def _side_by_side(served: Served, queries: Queries) -> Lever:
             ended = time.perf_counter_ns()
             both[0].append((middle - began) // len(alone))
             both[1].append((ended - middle) // len(alone))
-    name = f"{threads} threads (wall clock)"
+    name = f"threads: {threads} (wall clock)"
     return Lever(name, micros(both[0]), micros(both[1]), threads * served.index.items, "release")
 
 
