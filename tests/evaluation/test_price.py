@@ -137,4 +137,6 @@ def test_a_training_that_was_stopped_saved_the_epochs_that_it_had_left() -> None
     curve = [{"train_cpu_s": 10.0 * n} for n in range(1, 5)]
     (lever,) = early_stop(curve, 10)
     assert (lever.on, lever.off) == (40, 100)
+    (done,) = early_stop([{"train_cpu_s": 0.195}] * 3, 3)
+    assert done.on == done.off
     assert early_stop(curve, None) == early_stop([], 10) == early_stop([{"loss": 1.0}], 10) == ()

@@ -199,7 +199,7 @@ def early_stop(curve: Sequence[Mapping[str, float]], epochs: int | None) -> tupl
     if epochs is None or not curve or "train_cpu_s" not in curve[-1]:
         return ()
     spent = float(curve[-1]["train_cpu_s"])
-    whole = spent * max(epochs, len(curve)) / len(curve)
+    whole = spent * (max(epochs, len(curve)) / len(curve))  # exactly what was spent where all were done
     return (TrainingLever("early stop", spent, whole, "s in all", None, None, 0.0),)
 
 
