@@ -4,8 +4,8 @@
 
 mean and deviation are over the finite scores of the items that q has not touched, so a member's scale does
 not matter. Where a member has nothing to say it stands neither for nor against (z = 0); where no member has,
-the score is NaN. The weights are not negative; they are found on validation NDCG@10 by coordinate search from
-equal weights, over the candidates that any member ranks high. With `gates` a member's weight also
+the score is NaN. The weights are not negative; they are found on validation NDCG@10 by two coordinate
+searches, over the candidates that any member ranks high. With `gates` a member's weight also
 depends on the events of the person and of the item (fusion_gates.py). A member that cannot be fitted (no
 torch, no graph) or that gets weight 0 is left out, and the report says so.
 
