@@ -108,6 +108,13 @@ def _spelled(value: Any) -> str:
     return json.dumps(value).replace('"', "").replace(" ", "") if not isinstance(value, str) else value
 
 
+def _set_by_hand(key: str, value: object) -> str:
+    """As a shell takes it; only what has braces needs its quotes."""
+    if isinstance(value, dict):
+        return f"--set '{key}={json.dumps(value, separators=(',', ':'))}'"
+    return f'--set "{key}={_spelled(value)}"'
+
+
 def read_rows(folder: Path) -> dict[tuple[str, str], list[Row]]:
     """Rows by (data, board). Exits where two files are the same trial, or a group has two sets of targets."""
     groups: dict[tuple[str, str], dict[str, dict[int, tuple[Path, dict[str, Any]]]]] = {}
@@ -264,7 +271,7 @@ def commands(rows: Sequence[Row]) -> str:
         parts = ["slipstream trial", t["model"], "--data", t["data"], "--board", t["board"]]
         parts += [f"--without {side}" for side in t.get("without", [])]
         parts += ["--repeat"] * bool(t.get("repeat"))
-        parts += [f'--set "{key}={_spelled(value)}"' for key, value in t.get("set", {}).items()]
+        parts += [_set_by_hand(key, value) for key, value in t.get("set", {}).items()]
         lines.append(
             " ".join(parts) + (f" --seed {seeds}" if len(row.trials) == 1 else f"   # --seed {seeds}")
         )
