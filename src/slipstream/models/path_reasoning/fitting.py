@@ -188,26 +188,23 @@ class _Fit:
         """Weights of all relations at once, with the degree exponent of the least loss."""
         given = self.settings.degree_exponent
         self.chosen[_WARM] = _DEGREE_EXPONENTS[0] if given is None else given
-        best = self._warm_weights()
+        sources = self._sources(self.derivation.legs(self.rest), self.rest)
+        best = self._warm_weights(sources)
         for exponent in _DEGREE_EXPONENTS[1:] if given is None and self.facts.facets is not None else ():
             before, self.chosen[_WARM] = self.chosen[_WARM], exponent
-            learned = self._warm_weights()
+            learned = self._warm_weights(replace(sources, facets=self._facets(_WARM)))
             if learned.loss < best.loss:
                 best = learned
             else:
                 self.chosen[_WARM] = before
-        return self._warm_told(best)
+        self.notes["shares"] = best.shares
+        if math.isfinite(best.loss):  # nothing was weighed where nobody has a second event
+            self.notes["loss"] = best.loss
+        return self._balance(best)
 
-    def _warm_weights(self) -> Learned:
-        sources = self._sources(self.derivation.legs(self.rest), self.rest)
+    def _warm_weights(self, sources: Sources) -> Learned:
         candidates = candidates_for(self.holdout, self.train.item_counts, self.context.seed)
         return self._fitted(sources.item_features(), sources, self.holdout, candidates, rank=10)
-
-    def _warm_told(self, learned: Learned) -> Learned:
-        self.notes["shares"] = learned.shares
-        if math.isfinite(learned.loss):  # nothing was weighed where nobody has a second event
-            self.notes["loss"] = learned.loss
-        return self._balance(learned)
 
     def _learn_newcomers(self) -> Learned | None:
         """Weights of attributes and ties of people, learned on people whose history is taken away."""
